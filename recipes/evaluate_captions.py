@@ -1,0 +1,138 @@
+"""A captioner against its base and the trivial baselines, by coco-caption's metrics and by SkyCLIP.
+
+    accelerate launch recipes/evaluate_captions.py --run.name scores --pairs.root DATA --pairs.split test \
+        --model.adapter runs/my-captioner/adapter
+
+``runs/<name>/metrics.json`` holds the scores, ``captions.jsonl`` every caption beside its references.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from PIL import Image
+
+from skygen.data.captions import strip_view_prefix
+from skygen.data.images import ImageError, open_image
+from skygen.data.pairs import Pair, PairSettings
+from skygen.data.rejects import Rejects
+from skygen.errors import SkygenError
+from skygen.evaluation.alignment import caption_alignment_scores
+from skygen.evaluation.baselines import class_mode_captions, constant_caption, shuffled_captions
+from skygen.evaluation.captioning import caption_scores
+from skygen.evaluation.scores import format_table, to_metrics
+from skygen.models.adapters import without_adapter
+from skygen.models.captioner import Captioner, CaptioningSettings
+from skygen.models.scorer import Scorer, ScorerSettings, require
+from skygen.models.weights import ModelSettings
+from skygen.runs import Run, RunSettings, launch, logger
+from skygen.seeding import Seeds
+from skygen.models.device import pick_device
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """Training captions of the same data set, which the trivial baselines repeat."""
+
+    csv: Path | None = None
+    """Their CSV, where the data set has one a split."""
+    split: str = "train"
+    """Their split."""
+    limit: int = 20_000
+    """At most so many of them."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Score a captioner."""
+
+    run: RunSettings
+    pairs: PairSettings
+    model: ModelSettings = field(default_factory=ModelSettings)
+    captioning: CaptioningSettings = field(default_factory=CaptioningSettings)
+    scorer: ScorerSettings = field(default_factory=ScorerSettings)
+    baseline: BaselineSettings = field(default_factory=BaselineSettings)
+
+
+def main(config: Config) -> None:
+    require(config.scorer.name)
+    device = pick_device()
+    captioner = Captioner.load(config.model.name, config.model.adapter, device=device)
+    scorer = Scorer.load(config.scorer.name, device=device, batch_size=config.scorer.batch_size)
+    seeds = Seeds(config.run.seed)
+    with Run(config.run, config) as run:
+        rejects = Rejects(run.path("rejects.jsonl"))
+        pairs, images = read_images(config.pairs.read(rejects), rejects, config.pairs.max_bad_fraction)
+        references = [[strip_view_prefix(caption) for caption in pair.captions] for pair in pairs]
+        captions = write_captions(captioner, images, config)
+        captions |= write_baselines(pairs, captions, config, rejects, seeds)
+        subset = config.pairs.split or "all"
+        scores = caption_scores(captions, references, subset=subset, seeds=seeds)
+        scores += caption_alignment_scores(scorer, images, captions, references, subset=subset, seeds=seeds)
+        run.write_json("metrics.json", to_metrics("skygen-v1", scores))
+        write_record(run, pairs, references, captions)
+        logger.info(format_table(scores))
+
+
+def read_images(pairs: Sequence[Pair], rejects: Rejects, most_bad: float) -> tuple[list[Pair], list[Image.Image]]:
+    """Decode every image; the pairs whose image is bad are left out and noted."""
+    kept, images = [], []
+    for pair in pairs:
+        try:
+            images.append(open_image(pair.image))
+            kept.append(pair)
+        except ImageError as error:
+            rejects.add(pair.key, str(error), where=str(pair.image))
+    rejects.check(len(pairs), most_bad)
+    return kept, images
+
+
+def write_captions(captioner: Captioner, images: Sequence[Image.Image], config: Config) -> dict[str, list[str]]:
+    """Caption the images with the model as it was and, where there is an adapter, as it is tuned."""
+    captions = {}
+    if config.model.adapter:
+        captions["tuned"] = captioner.caption(images, config.captioning)
+    with without_adapter(captioner.network):
+        captions["base"] = captioner.caption(images, config.captioning)
+    return captions
+
+
+def write_baselines(
+    pairs: Sequence[Pair], captions: Mapping[str, Sequence[str]], config: Config, rejects: Rejects, seeds: Seeds
+) -> dict[str, list[str]]:
+    """Return the trivial captions; without training captions to repeat, only the shuffled ones."""
+    best = captions.get("tuned", captions["base"])
+    baselines = {"shuffled": shuffled_captions(best, seeds)}
+    wanted = replace(config.pairs, csv=config.baseline.csv, split=config.baseline.split, limit=config.baseline.limit)
+    try:
+        train = wanted.read(rejects)
+    except SkygenError as error:
+        logger.warning(f"no training captions, so no constant and class_mode baselines: {error}")
+        return baselines
+    stripped = [replace(pair, captions=tuple(map(strip_view_prefix, pair.captions))) for pair in train]
+    constant = constant_caption([caption for pair in stripped for caption in pair.captions])
+    return baselines | {"constant": [constant] * len(pairs), "class_mode": class_mode_captions(stripped, pairs)}
+
+
+def write_record(
+    run: Run, pairs: Sequence[Pair], references: Sequence[Sequence[str]], captions: Mapping[str, Sequence[str]]
+) -> None:
+    """Write ``captions.jsonl``: each image with its references and what every writer said."""
+    run.write_lines(
+        "captions.jsonl",
+        [
+            {
+                "key": pair.key,
+                "image": str(pair.image),
+                "references": references[index],
+                "captions": {writer: written[index] for writer, written in captions.items()},
+            }
+            for index, pair in enumerate(pairs)
+        ],
+    )
+
+
+if __name__ == "__main__":
+    launch(main, Config)

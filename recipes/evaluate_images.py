@@ -1,0 +1,146 @@
+"""Generated images against real ones and against their prompts: FID, KID, SkyCLIP score, with baselines.
+
+    accelerate launch recipes/evaluate_images.py --run.name scores --samples.root runs/mine/samples \
+        --samples.base_root runs/base/samples --pairs.root DATA --pairs.split test
+
+``runs/<name>/metrics.json`` holds the scores, ``pictures.jsonl`` what a report shows side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from skygen.data.pairs import PairSettings
+from skygen.data.rejects import Rejects
+from skygen.errors import UnavailableError
+from skygen.evaluation.alignment import alignment_scores
+from skygen.evaluation.features import Extractor, inception_extractor, scorer_extractor
+from skygen.evaluation.fidelity import fidelity_scores
+from skygen.evaluation.scores import Score, format_table, to_metrics
+from skygen.generation.sampling import METADATA, read_metadata
+from skygen.models.scorer import Scorer, ScorerSettings
+from skygen.runs import Run, RunSettings, launch, logger
+from skygen.seeding import Seeds
+from skygen.models.device import pick_device
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """The generated images."""
+
+    root: Path
+    """Imagefolder written by ``generate``."""
+    base_root: Path | None = None
+    """Another one, drawn by the base model from the same prompts and seeds."""
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """The network in whose features FID and KID are measured."""
+
+    inception: Path | None = None
+    """Weights of the FID Inception (``weights-inception-2015-12-05-6726825d.pth``); SkyCLIP is used without it."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Score generated images."""
+
+    run: RunSettings
+    samples: SampleSettings
+    pairs: PairSettings
+    scorer: ScorerSettings = field(default_factory=ScorerSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Images of one origin with the words that go with them, embedded."""
+
+    model: str
+    paths: list[Path]
+    texts: list[str]
+    records: list[dict[str, Any]]
+    images: Float[np.ndarray, "count dimension"]
+    words: Float[np.ndarray, "count dimension"]
+
+
+def main(config: Config) -> None:
+    scorer = Scorer.load(config.scorer.name, device=pick_device(), batch_size=config.scorer.batch_size)
+    extractor = inception_extractor(config.features.inception) if config.features.inception else scorer_extractor(scorer)
+    seeds = Seeds(config.run.seed)
+    with Run(config.run, config) as run:
+        rejects = Rejects(run.path("rejects.jsonl"))
+        pairs = config.pairs.read(rejects)
+        real = embed(scorer, "real", [pair.image for pair in pairs], [pair.captions[0] for pair in pairs], [])
+        generated = [read_samples(scorer, config.samples.root)]
+        if config.samples.base_root:
+            generated.append(read_samples(scorer, config.samples.base_root))
+        subset = config.pairs.split or "all"
+        scores = score(real, generated, extractor, f"skyclip:{scorer.name}", subset, seeds)
+        run.write_json("metrics.json", to_metrics("skygen-v1", scores))
+        run.write_lines("pictures.jsonl", side_by_side(generated, {pair.key: pair.image for pair in pairs}))
+        logger.info(format_table(scores))
+
+
+def embed(scorer: Scorer, model: str, paths: list[Path], texts: list[str], records: list[dict[str, Any]]) -> Pictures:
+    """Embed images and their words once; every score is made of these."""
+    return Pictures(model, paths, texts, records, scorer.embed_images(paths), scorer.embed_texts(texts))
+
+
+def read_samples(scorer: Scorer, root: Path) -> Pictures:
+    """Read an imagefolder that ``generate`` wrote."""
+    records = read_metadata(root)
+    if not records:
+        raise UnavailableError(f"{root / METADATA}: no generated images there; run recipes/generate.py first.")
+    paths = [root / record["file_name"] for record in records]
+    return embed(scorer, records[0]["model"], paths, [record["text"] for record in records], records)
+
+
+def score(
+    real: Pictures, generated: list[Pictures], extractor: Extractor, scorer_name: str, subset: str, seeds: Seeds
+) -> list[Score]:
+    """Measure closeness to the real images, and nearness to the prompts beside real and shuffled ones."""
+    scores: list[Score] = []
+    real_features = extractor.extract(real.paths)
+    for pictures in generated:
+        features = extractor.extract(pictures.paths)
+        scores += fidelity_scores(
+            real_features, features, model=pictures.model, subset=subset, extractor=extractor.name, seeds=seeds
+        )
+    for pictures in (*generated, real):
+        own, shuffled = alignment_scores(
+            pictures.images,
+            pictures.words,
+            pictures.texts,
+            model=pictures.model,
+            subset=subset,
+            extractor=scorer_name,
+            seeds=seeds,
+        )
+        scores += [own, shuffled] if pictures is generated[0] else [own]
+    return scores
+
+
+def side_by_side(generated: list[Pictures], real: dict[str, Path]) -> list[dict[str, Any]]:
+    """List each picture with the base's of the same prompt and seed, and the real image whose caption it was drawn from."""
+    tuned, others = generated[0], generated[1:]
+    rows = []
+    for place, record in enumerate(tuned.records):
+        row: dict[str, Any] = {"prompt": record["text"], "seed": record["seed"], "skyclip_score": {}}
+        for pictures in (tuned, *others):
+            row[pictures.model] = str(pictures.paths[place]) if place < len(pictures.paths) else None
+            if place < len(pictures.paths):
+                row["skyclip_score"][pictures.model] = float(pictures.images[place] @ pictures.words[place])
+        row["real"] = str(real[record["key"]]) if record["key"] in real else None
+        rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    launch(main, Config)

@@ -1,0 +1,39 @@
+"""Write one of the miniature's models with random weights, in its real layout: the start of its training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from skygen.miniature import architectures
+from skygen.runs import launch
+from skygen.seeding import Seeds
+
+
+@dataclass(frozen=True)
+class Config:
+    """Write an untrained model."""
+
+    part: Literal["skyclip", "captioner", "stable_diffusion"]
+    """Which model."""
+    folder: Path
+    """Where it goes."""
+    text_tower: Path = Path("runs/miniature-skyclip/model")
+    """Trained SkyCLIP, whose text tower becomes the text encoder of Stable Diffusion."""
+    seed: int = 0
+    """The random weights follow from it."""
+
+
+def main(config: Config) -> None:
+    seeds = Seeds(config.seed)
+    if config.part == "skyclip":
+        architectures.build_skyclip(config.folder, seeds)
+    elif config.part == "captioner":
+        architectures.build_captioner(config.folder, seeds)
+    else:
+        architectures.build_stable_diffusion(config.folder, config.text_tower, seeds)
+
+
+if __name__ == "__main__":
+    launch(main, Config)

@@ -1,0 +1,83 @@
+"""Pairs -> the autoencoder of a small Stable Diffusion, put into its pipeline folder with the scale of its latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from skygen.checkpoints import Checkpoints
+from skygen.data.loading import CaptionSettings, ImageSettings, PairStream, Positions, load_batches
+from skygen.data.pairs import PairSettings
+from skygen.data.rejects import Rejects
+from skygen.models.adapters import WholeModel
+from skygen.models.autoencoder import AutoencoderLearner
+from skygen.models.diffusion import Diffusion
+from skygen.runs import Run, RunSettings, launch, logger
+from skygen.seeding import Seeds
+from skygen.training.loop import Trainer, TrainSettings
+
+
+@dataclass(frozen=True)
+class StartSettings:
+    """The pipeline whose autoencoder is trained."""
+
+    name: Path
+    """Folder in diffusers' layout."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train an autoencoder on images."""
+
+    run: RunSettings
+    pairs: PairSettings
+    model: StartSettings
+    images: ImageSettings = field(default_factory=ImageSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+
+
+def main(config: Config) -> None:
+    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+    diffusion = Diffusion.load(str(config.model.name), device=str(accelerator.device))
+    autoencoder = diffusion.pipeline.vae
+    seeds = Seeds(config.run.seed)
+    with Run(config.run, config, is_main=accelerator.is_main_process) as run:
+        rejects = Rejects(run.path("rejects.jsonl"))
+        pairs = config.pairs.read(rejects)
+        stream = PairStream(pairs, config.images, CaptionSettings(), seeds, rejects)
+        trained = WholeModel(autoencoder, diffusion.save_model)
+        checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
+        learner = AutoencoderLearner(autoencoder)
+        trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints)
+        for step in trainer.steps():
+            run.log(step)
+            if step.due(config.train.checkpointing_steps):
+                trainer.save()
+        trainer.adopt_average()
+        if accelerator.is_main_process:
+            spread, psnr = measure(autoencoder, stream)
+            autoencoder.register_to_config(scaling_factor=1 / spread)
+            logger.info(f"latents spread {spread:.4f}, reconstruction {psnr:.2f} dB PSNR on training images")
+            trained.save(run.path(trained.folder_name))
+
+
+@torch.no_grad()
+def measure(autoencoder: Any, stream: PairStream) -> tuple[float, float]:
+    """Return the standard deviation of the latents, and the PSNR in dB of reconstructions, over 256 images."""
+    latents: list[torch.Tensor] = []
+    errors: list[torch.Tensor] = []
+    for batch in load_batches(stream, Positions(first=0, last=8, batch_size=32)):
+        posterior = autoencoder.eval().encode(batch.pixels.to(autoencoder.device)).latent_dist
+        latents.append(posterior.sample(stream.seeds.generator("measure", len(latents))))
+        decoded = autoencoder.decode(posterior.mode()).sample.clamp(-1, 1).cpu()
+        errors.append((decoded - batch.pixels).div(2).square().mean(dim=(1, 2, 3)))
+    psnr = -10 * torch.cat(errors).clamp(min=1e-10).log10().mean()
+    return float(torch.cat(latents).std()), float(psnr)
+
+
+if __name__ == "__main__":
+    launch(main, Config)

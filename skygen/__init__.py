@@ -1,0 +1,1 @@
+"""skygen: captions and synthetic images for remote sensing, judged by SkyCLIP."""

@@ -1,0 +1,186 @@
+"""The one place that decodes images, and turns them into what a network takes and back."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from skygen.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_PIXELS = 40_000_000
+"""A 21 kB PNG can unpack to 169 megapixels; 40 megapixels of RGB are 120 MB."""
+MAX_SIDE = 16_384
+MIN_SIDE = 8
+"""A smaller picture shows nothing that could be named or learnt."""
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
+"""Pillow's other decoders are left out: among them are some that start programs."""
+
+_DIHEDRAL = (
+    None,
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSVERSE,
+)
+
+
+class ImageError(DataError):
+    """An image cannot be used; the message is a short reason for the ledger of rejects."""
+
+
+def open_image(source: Path | str | bytes) -> Image.Image:
+    """Decode an image in full, so that what is returned cannot fail later.
+
+    Grey, palette, CMYK and 16-bit pictures become 8-bit RGB, 16 bits by value / 257 as PNG defines it (a 12-bit
+    sensor's picture therefore comes out dark: stretch such data when preparing it, not here, where the stretch would
+    differ by image). Transparent areas become black, as areas without data are in overhead imagery. EXIF orientation
+    is applied. Of several frames, the first counts.
+
+    Args:
+        source: a file, or its bytes.
+
+    Returns:
+        An RGB image, 8 bits a channel, both sides from 8 to 16,384 pixels and at most 40 megapixels, without metadata.
+
+    Raises:
+        ImageError: if it is missing, too large, too small, damaged, cut short, or has float or 32-bit pixels.
+    """
+    with _as_image_error(), _strict_about_bombs():
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=FORMATS) as image:
+            _check_size(*image.size)
+            image.load()  # verify() lets truncated files pass
+            upright = ImageOps.exif_transpose(image)
+            _check_size(*upright.size)
+            return _to_rgb(upright)
+
+
+def fit_image(
+    image: Image.Image,
+    resolution: int,
+    *,
+    mode: Literal["crop", "squash"] = "crop",
+    generator: np.random.Generator | None = None,
+) -> Image.Image:
+    """Bring an image to a square, with Pillow's bicubic filter, which is antialiased when it makes smaller.
+
+    Args:
+        image: of any size.
+        resolution: side of the result in pixels.
+        mode: ``crop`` keeps the proportions and the largest square; ``squash`` keeps all of the picture.
+        generator: places the square at random along the long side; without it, it is the middle one.
+
+    Returns:
+        An image of ``resolution`` by ``resolution`` pixels.
+    """
+    width, height = image.size
+    if mode == "squash":
+        return image.resize((resolution, resolution), Image.Resampling.BICUBIC)
+    side = min(width, height)
+    slack = max(width, height) - side
+    # Whole source pixels, so that a picture already of the right height is cut, not blurred.
+    offset = slack // 2 if generator is None else int(generator.integers(slack + 1))
+    left, top = (offset, 0) if width > height else (0, offset)
+    # One step by way of `box`: the whole of an 8 x 16,384 strip enlarged to 512 would be 537 megapixels.
+    box = (left, top, left + side, top + side)
+    return image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
+
+
+def dihedral(image: Image.Image, variant: int) -> Image.Image:
+    """Turn and flip an image in one of the eight ways that map a square onto itself: an overhead view has no up.
+
+    Args:
+        image: of any size.
+        variant: 0 as it is; 1 to 3 that many quarter turns to the left; 4 to 7 flips along the four axes.
+    """
+    if not 0 <= variant < len(_DIHEDRAL):
+        raise ValueError(f"variant is {variant}; there are eight, 0 to 7")
+    method = _DIHEDRAL[variant]
+    return image if method is None else image.transpose(method)
+
+
+def image_to_tensor(image: Image.Image) -> Float[Tensor, "3 height width"]:
+    """Turn an RGB image into float32 values in [-1, 1]: 0 becomes -1, 255 becomes 1."""
+    import torch
+
+    if image.mode != "RGB":
+        raise ValueError(f"the image's mode is {image.mode}; images come from open_image, which makes RGB")
+    pixels = torch.from_numpy(np.array(image))
+    return pixels.permute(2, 0, 1).to(torch.float32).div_(127.5).sub_(1.0).contiguous()
+
+
+def tensor_to_image(tensor: Float[Tensor, "3 height width"]) -> Image.Image:
+    """Turn values in [-1, 1] into an RGB image, rounding to the nearest; values outside are clamped.
+
+    It inverts ``image_to_tensor`` exactly. The tensor may be of any float type and on any device.
+    """
+    import torch
+
+    pixels = tensor.detach().to("cpu", torch.float32).clamp(-1.0, 1.0).add(1.0).mul(127.5).round()
+    return Image.fromarray(pixels.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise ImageError(f"too large: {width} x {height} pixels (at most 40 megapixels and 16384 a side)")
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(f"too small: {width} x {height} pixels (at least {MIN_SIDE} a side)")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ImageError("float pixels, whose white is not defined: convert the image to 8 bits first")
+    if image.mode.startswith("I"):
+        image = _from_16_bits(image)
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    rgb = image.convert("RGB")
+    rgb.info = {}  # the orientation and colour profile of the file are no longer true of it
+    return rgb
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65_535:
+        raise ImageError("pixels of more than 16 bits, whose white is not defined: convert the image to 8 bits first")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+@contextmanager
+def _strict_about_bombs() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # such as a damaged EXIF block
+        warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+        warnings.filterwarnings("error", message="Truncated File Read", category=UserWarning)
+        yield
+
+
+@contextmanager
+def _as_image_error() -> Iterator[None]:
+    try:
+        yield
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError("no such file") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"not an image in a format read here ({', '.join(FORMATS)})") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError("too large: more than 40 megapixels") from None
+    except Exception as error:  # on damaged files Pillow's decoders raise almost any type
+        raise ImageError(f"damaged or unreadable: {type(error).__name__}: {error}") from error

@@ -1,0 +1,184 @@
+"""From a list of pairs to batches: an endless, stateless stream that any step can be read from.
+
+Position ``n`` of the stream is item ``n mod N`` of the ``n // N``-th shuffle of the data. Update ``u`` of a run on ``W``
+processes with ``A`` accumulation steps of ``B`` images takes positions ``u*A*W*B`` and onward, so that a resumed run needs
+nothing but its step number, ranks share one order without overlap, and no epoch ends in a short batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from skygen.data.captions import strip_view_prefix
+from skygen.data.images import ImageError, dihedral, fit_image, image_to_tensor, open_image
+from skygen.data.pairs import Pair
+from skygen.data.rejects import Rejects
+from skygen.seeding import Seeds
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How an image becomes the square of pixels that a model is trained on."""
+
+    resolution: int = 64
+    """Side of the training image in pixels."""
+    crop: bool = True
+    """Resize the short side and crop at random along the long one; off: squash the whole image into the square."""
+    random_dihedral: bool = True
+    """One of the eight flips and quarter turns at random: an overhead image has no up."""
+
+
+@dataclass(frozen=True)
+class CaptionSettings:
+    """How a pair's captions become the text of one training example."""
+
+    strip_prefix: bool = False
+    """Drop the fixed opening such as ``a satellite image of``."""
+    dropout: float = 0.0
+    """Share of examples trained with an empty caption, which classifier-free guidance needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a learner sees of some pairs.
+
+    Args:
+        pixels: RGB in [-1, 1], float32.
+        captions: one text an image.
+        keys: ``Pair.key`` of each.
+    """
+
+    pixels: Float[Tensor, "batch 3 height width"]
+    captions: tuple[str, ...]
+    keys: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its pixels on ``device``."""
+        return Batch(self.pixels.to(device, non_blocking=True), self.captions, self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One pair, decoded: the row of a batch."""
+
+    pixels: Float[Tensor, "3 height width"]
+    caption: str
+    key: str
+
+
+class PairStream(Dataset[Example | None]):
+    """The endless stream of examples; item ``n`` is the same in every process, worker and resume.
+
+    An image that cannot be decoded yields None and a line in ``rejects``; it is never replaced by another.
+
+    Args:
+        pairs: the data set; its order is part of the stream.
+        images: size, crop and augmentation.
+        captions: prefix and dropout.
+        seeds: of the run.
+        rejects: the ledger of bad images.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        images: ImageSettings,
+        captions: CaptionSettings,
+        seeds: Seeds,
+        rejects: Rejects,
+    ) -> None:
+        self.pairs = pairs
+        self.images = images
+        self.captions = captions
+        self.seeds = seeds
+        self.rejects = rejects
+        self._shuffle: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+
+    def __getitem__(self, position: int) -> Example | None:
+        pair = self.pairs[self._index(position)]
+        draw = self.seeds.numpy("example", position)
+        try:
+            image = open_image(pair.image)
+        except ImageError as error:
+            self.rejects.add(pair.key, str(error), where=str(pair.image))
+            return None
+        image = fit_image(image, self.images.resolution, mode="crop" if self.images.crop else "squash", generator=draw)
+        if self.images.random_dihedral:
+            image = dihedral(image, int(draw.integers(8)))
+        return Example(image_to_tensor(image), self._caption(pair, draw), pair.key)
+
+    def _caption(self, pair: Pair, draw: np.random.Generator) -> str:
+        caption = pair.captions[int(draw.integers(len(pair.captions)))]
+        if draw.random() < self.captions.dropout:
+            return ""
+        return strip_view_prefix(caption) if self.captions.strip_prefix else caption
+
+    def _index(self, position: int) -> int:
+        epoch, offset = divmod(position, len(self.pairs))
+        if self._shuffle[0] != epoch:
+            self._shuffle = (epoch, self.seeds.numpy("order", epoch).permutation(len(self.pairs)))
+        return int(self._shuffle[1][offset])
+
+
+@dataclass(frozen=True, slots=True)
+class Positions(Sampler[list[int]]):
+    """The stream positions that one process reads, a micro-batch at a time.
+
+    Args:
+        first: number of the first micro-batch, counted over the whole run.
+        last: one past the number of the last.
+        batch_size: images in a micro-batch of one process.
+        rank: of this process.
+        processes: in all.
+    """
+
+    first: int
+    last: int
+    batch_size: int
+    rank: int = 0
+    processes: int = 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for micro_batch in range(self.first, self.last):
+            start = (micro_batch * self.processes + self.rank) * self.batch_size
+            yield list(range(start, start + self.batch_size))
+
+    def __len__(self) -> int:
+        return max(0, self.last - self.first)
+
+
+def collate(examples: Sequence[Example | None], resolution: int) -> Batch:
+    """Stack the examples that could be read; with none of them, a batch of zero images."""
+    read = [example for example in examples if example is not None]
+    pixels = torch.stack([example.pixels for example in read]) if read else torch.empty(0, 3, resolution, resolution)
+    return Batch(pixels, tuple(example.caption for example in read), tuple(example.key for example in read))
+
+
+def load_batches(stream: PairStream, positions: Positions, workers: int = 0) -> DataLoader[Batch]:
+    """Read the micro-batches at ``positions``, in order, with any number of worker processes."""
+    return DataLoader(
+        stream,  # type: ignore[arg-type]  # an endless map-style dataset, addressed by position
+        batch_sampler=positions,
+        num_workers=workers,
+        collate_fn=partial(collate, resolution=stream.images.resolution),
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else the loader would draw from, and so move, the global generator
+    )
+
+
+def fingerprint(pairs: Sequence[Pair]) -> str:
+    """Hash the keys and captions of a data set in their order: a run may only continue on the data it began with."""
+    digest = sha256()
+    for pair in pairs:
+        digest.update("\x1f".join((pair.key, *pair.captions)).encode())
+        digest.update(b"\x1e")
+    return digest.hexdigest()[:16]

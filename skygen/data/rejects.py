@@ -1,0 +1,132 @@
+"""The ledger of bad data: what was left out and why, so that nothing is dropped in silence."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from skygen.errors import DataError, StorageError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes may then write the same line; readers count keys, not lines
+    fcntl = None  # type: ignore[assignment]
+
+
+class Rejects:
+    """Appends one JSON line ``{"key", "reason", "where"}`` for every row or image that is not used, each key once.
+
+    Ranks and loader workers share one file: a line is a single write to a file opened for appending, and before it a
+    process reads what the others have added. No file is made before the first line.
+
+    Args:
+        path: of the file, ``rejects.jsonl`` in a run; None keeps the entries in memory alone, for use without a run.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.first_reason: str | None = None
+        self._seen: dict[tuple[str, str | None], None] = {}
+        self._position = 0
+        if path is not None and path.exists():
+            with _storage_errors(path), path.open("rb") as file:
+                self._read_on(file.fileno())
+
+    def add(self, key: str, reason: str, where: str, *, part: str | None = None) -> None:
+        """Note that something is not used; a second note on the same thing changes nothing.
+
+        Args:
+            key: a ``Pair.key``, or ``FILE:ROW`` of a row that made no pair.
+            reason: a few words, such as ``truncated file``.
+            where: the file, and the row in it, in full.
+            part: such as ``caption 3``, where the pair itself is kept; such a line is not in ``count``.
+
+        Raises:
+            StorageError: if the file cannot be written.
+        """
+        if (key, part) in self._seen:
+            return
+        if self.path is None:
+            self._note(key, part, reason)
+            return
+        with _storage_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                with _locked(descriptor):
+                    torn = self._read_on(descriptor)
+                    if (key, part) not in self._seen:
+                        os.write(descriptor, b"\n" * torn + _to_line(key, reason, where, part))
+                        self._read_on(descriptor)
+            finally:
+                os.close(descriptor)
+
+    @property
+    def count(self) -> int:
+        """Rows or images that are not used, by this process's last look at the file; single captions do not count."""
+        return sum(part is None for _, part in self._seen)
+
+    def check(self, total: int, max_bad_fraction: float, *, bad: int | None = None) -> None:
+        """Stop when too much of the data is bad.
+
+        Args:
+            total: rows or pairs in all, the bad ones included.
+            max_bad_fraction: the largest share that may be bad, in [0, 1].
+            bad: how many of ``total`` are bad; ``count`` where it is not given.
+
+        Raises:
+            DataError: if more are.
+        """
+        bad = self.count if bad is None else bad
+        if bad > max_bad_fraction * total:
+            listed = f"{self.path} lists each" if self.path else f"the first: {self.first_reason}"
+            raise DataError(
+                f"{bad} of {total} rows or images cannot be used ({bad / max(total, 1):.1%}), more than the "
+                f"{max_bad_fraction:.1%} allowed; {listed}; mend the data, or allow more with --pairs.max_bad_fraction"
+            )
+
+    def _read_on(self, descriptor: int) -> bool:
+        """Take in the lines written since the last look; True if the file ends in a torn one."""
+        data = b"".join(_read_from(descriptor, self._position))
+        whole, _, torn = data.rpartition(b"\n")
+        self._position += len(data) - len(torn)
+        for line in whole.split(b"\n"):
+            with suppress(ValueError, KeyError, TypeError):  # a line torn by a crash: its reject is found anew
+                entry = json.loads(line)
+                self._note(entry["key"], entry.get("part"), entry["reason"])
+        return bool(torn)
+
+    def _note(self, key: str, part: str | None, reason: str) -> None:
+        self._seen[key, part] = None
+        self.first_reason = self.first_reason or reason
+
+
+def _to_line(key: str, reason: str, where: str, part: str | None) -> bytes:
+    entry = {"key": key, "reason": reason, "where": where} | ({"part": part} if part else {})
+    # A file name that is not UTF-8 holds lone surrogates; written as \udcNN they are still JSON.
+    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _read_from(descriptor: int, position: int) -> Iterator[bytes]:
+    os.lseek(descriptor, position, os.SEEK_SET)  # writes go to the end all the same: O_APPEND
+    while block := os.read(descriptor, 1 << 20):
+        yield block
+
+
+@contextmanager
+def _locked(descriptor: int) -> Iterator[None]:
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks: at worst a line stands twice
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # closing the file lets go
+    yield
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the ledger of bad data {path} cannot be written or read: {error.strerror}") from error

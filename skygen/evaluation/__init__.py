@@ -1,0 +1,1 @@
+"""How good captions, images and scorers are, each value with its interval and the protocol it follows."""

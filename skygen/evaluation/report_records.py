@@ -1,0 +1,219 @@
+"""What the report reads: the files of a run folder, row by row, where a damaged one costs a note and never the page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from skygen.evaluation.scores import Score, from_metrics
+
+Row = TypeVar("Row")
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+"""What reading a field of a garbled row can raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPair:
+    """A line of ``scores.jsonl``: how well an image and its caption go together, and whether the pair was kept."""
+
+    image: str
+    caption: str
+    similarity: float
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedImage:
+    """A line of ``captions.jsonl``: an image, what people say of it, and what each model says."""
+
+    image: str
+    references: tuple[str, ...]
+    captions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRow:
+    """A line of ``pictures.jsonl``: the pictures of one prompt and seed by model, and their SkyCLIP scores."""
+
+    prompt: str
+    seed: int
+    images: dict[str, str]
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedStep:
+    """A line of ``log.jsonl``, as far as the report needs it."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    images: int
+    seconds: float
+    data_seconds: float
+    skipped: bool
+
+
+def parse_pair(row: dict[str, Any]) -> ScoredPair:
+    """Read a line of ``scores.jsonl``."""
+    similarity = float(row["similarity"])
+    if not math.isfinite(similarity):
+        raise ValueError("the similarity is not finite")
+    return ScoredPair(_text(row["image"]), _text(row["caption"]), similarity, bool(row["kept"]))
+
+
+def parse_captions(row: dict[str, Any]) -> CaptionedImage:
+    """Read a line of ``captions.jsonl``."""
+    if not isinstance(row["references"], list):
+        raise TypeError("the references are not a list")
+    captions = {str(model): _text(caption) for model, caption in row["captions"].items() if caption is not None}
+    return CaptionedImage(_text(row["image"]), tuple(_text(reference) for reference in row["references"]), captions)
+
+
+def parse_pictures(row: dict[str, Any]) -> PictureRow:
+    """Read a line of ``pictures.jsonl``."""
+    images = {model: _text(row[model]) for model in ("real", "base", "tuned") if row.get(model) is not None}
+    if not images:
+        raise ValueError("no picture is named")
+    scores = {model: float(score) for model, score in (row.get("skyclip_score") or {}).items() if score is not None}
+    return PictureRow(_text(row["prompt"]), int(row["seed"]), images, scores)
+
+
+def parse_step(row: dict[str, Any]) -> LoggedStep:
+    """Read a line of ``log.jsonl``."""
+    images, rate = int(row["images"]), float(row["images_per_second"])
+    return LoggedStep(
+        step=int(row["step"]),
+        loss=float(row["loss"]),
+        gradient_norm=float(row["gradient_norm"]),
+        images=images,
+        seconds=images / rate if rate > 0 else 0.0,
+        data_seconds=float(row["data_seconds"]),
+        skipped=bool(row["skipped"]),
+    )
+
+
+@dataclass
+class RunRecord:
+    """One run folder, read with forgiveness.
+
+    Args:
+        folder: of the run.
+        name: what the page calls it.
+        notes: what could not be read, in words for the reader of the page; grows while reading.
+    """
+
+    folder: Path
+    name: str
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.folder.is_dir():
+            self.notes.append("there is no such folder.")
+        self.config = self.read_mapping("config.yaml")
+        self.environment = self.read_mapping("environment.json")
+        self.status = self.read_mapping("run_status.json")
+        self._roots = self._find_roots()
+
+    def read_text(self, name: str) -> str | None:
+        """Return the text of a file; None, with a note unless it is simply absent, if it cannot be read."""
+        path = self.folder / name
+        try:
+            return path.read_text(encoding="utf-8") if path.exists() else None
+        except (OSError, UnicodeDecodeError) as error:
+            self.notes.append(f"{name} cannot be read ({type(error).__name__}) and was left out.")
+            return None
+
+    def read_mapping(self, name: str) -> dict[str, Any]:
+        """Return the mapping in a JSON or YAML file; empty, with a note unless the file is absent, if there is none."""
+        text = self.read_text(name)
+        if text is None:
+            return {}
+        try:
+            tree = yaml.safe_load(text) if name.endswith(".yaml") else json.loads(text)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            tree = None
+        if not isinstance(tree, dict):
+            self.notes.append(f"{name} does not hold a mapping and was left out.")
+            return {}
+        return tree
+
+    def read_scores(self) -> tuple[str, list[Score]]:
+        """Return the protocol and the scores of ``metrics.json``; empty ones where it has none."""
+        metrics = self.read_mapping("metrics.json")
+        if not metrics:
+            return "", []
+        try:
+            scores = from_metrics(metrics)
+            for score in scores:
+                _check_numbers(score)
+        except DAMAGE:
+            self.notes.append("metrics.json is not laid out as skygen writes it and was left out.")
+            return "", []
+        return str(metrics.get("protocol", "")), scores
+
+    def read_rows(self, name: str, parse: Callable[[dict[str, Any]], Row]) -> Iterator[Row]:
+        """Yield the rows of a JSONL file one by one; those that do not parse are counted in one note."""
+        path, bad, first = self.folder / name, 0, 0
+        if not path.exists():
+            return
+        try:
+            with path.open(encoding="utf-8", errors="replace") as file:
+                for number, line in enumerate(file, start=1):
+                    if not line.strip():
+                        continue
+                    try:
+                        row = parse(json.loads(line))
+                    except (*DAMAGE, RecursionError):
+                        bad, first = bad + 1, first or number
+                        continue
+                    yield row
+        except OSError as error:
+            self.notes.append(f"{name} cannot be read ({type(error).__name__}) and was left out.")
+        if bad:
+            lines = "1 line" if bad == 1 else f"{bad} lines"
+            self.notes.append(f"{name}: {lines} could not be read and {'was' if bad == 1 else 'were'} left out, "
+                              f"the first is line {first}.")
+
+    def find_image(self, path: str) -> Path | None:
+        """Find an image that a row names: absolute, or relative to the data set, the samples, the run, or the folder of work."""
+        candidates = [Path(path)] if Path(path).is_absolute() else [root / path for root in self._roots]
+        return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+    def _find_roots(self) -> list[Path]:
+        """List the folders that paths may be relative to, nearest meaning first."""
+        here = [Path.cwd()]
+        run = self.config.get("run")
+        if isinstance(run, dict) and (root := Path(str(run.get("root", "runs")))) and not root.is_absolute():
+            # the run was made in the folder that its own `run.root` leads to it from, and its other paths start there too
+            above = self.folder.resolve().parents
+            here[:0] = above[len(root.parts) : len(root.parts) + 1]
+        roots = []
+        for section in ("pairs", "samples"):
+            value = self.config.get(section)
+            if isinstance(value, dict) and value.get("root"):
+                roots += [place / str(value["root"]) for place in here]
+        return [*roots, self.folder, *here]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return value
+
+
+def _check_numbers(score: Score) -> None:
+    """Raise TypeError or ValueError unless what should be a number is one, and what should be text is text."""
+    for number in (score.value, *(score.interval or ())):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise TypeError(f"{number!r} is not a number")
+    if isinstance(score.count, bool) or not isinstance(score.count, int):
+        raise TypeError(f"{score.count!r} is not a count")
+    for text in (score.name, score.model, score.subset, score.extractor):
+        _text(text)

@@ -1,0 +1,1 @@
+"""Generation: prompts, sampling in bulk, selection by SkyCLIP, provenance."""

@@ -1,0 +1,149 @@
+"""Where weights are found, and the one reader of published checkpoint files.
+
+Looking comes before importing: a name whose weights are not here ends with code 69 and one sentence within seconds, before
+torch or diffusers are loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from skygen.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
+HUB_TIMEOUT_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model, and the adapter on it."""
+
+    name: str = "miniature"
+    """``miniature``, a folder, or an id on the Hugging Face hub."""
+    adapter: Path | None = None
+    """Folder of a saved adapter, ``runs/<name>/adapter``."""
+
+
+def locate(name: str, part: str, index_file: str) -> str:
+    """Find the weights that ``--model.name`` or ``--scorer.name`` names.
+
+    Args:
+        name: ``miniature``, a folder, or an id on the Hugging Face hub.
+        part: which of the miniature's models, such as ``captioner``.
+        index_file: the file that makes a folder such a model, such as ``model_index.json``.
+
+    Returns:
+        A folder as a string, or the hub id where the hub can be reached or its cache holds the model.
+
+    Raises:
+        UnavailableError: the weights are not here and cannot be fetched now.
+    """
+    folder = MINIATURE / part if name == "miniature" else Path(name).expanduser()
+    if (folder / index_file).is_file():
+        return str(folder)
+    if name == "miniature" or folder.is_dir() or folder.is_absolute() or name.count("/") != 1:
+        raise UnavailableError(
+            f"{folder}: no {index_file} there, so this is no {part.replace('_', ' ')}; give a folder "
+            "saved by save_pretrained, an id on the Hugging Face hub, or `miniature`."
+        )
+    if _is_cached(name, index_file) or _hub_answers():
+        return name
+    raise UnavailableError(
+        f"{name}: not in the Hugging Face cache and the hub cannot be reached; where it can, run `hf download {name}`, then "
+        f"copy that cache here (HF_HOME) or give the downloaded folder's path in place of the name."
+    )
+
+
+def skygen_home() -> Path:
+    """Return the folder of files that a user downloads by hand: ``$SKYGEN_HOME``, else ``~/.cache/skygen``."""
+    return Path(os.environ.get("SKYGEN_HOME") or Path.home() / ".cache" / "skygen")
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a published checkpoint: safetensors, ``.pt``, or a zip with exactly one ``.pt``.
+
+    The optimizer beside the weights is dropped, and the ``module.`` that data-parallel training leaves before every name.
+    Nothing but tensors and numpy scalars is ever unpickled (SkyCLIP's files hold a numpy scalar in the optimizer's state).
+
+    Raises:
+        UnavailableError: the file is not such a checkpoint.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    try:
+        with _open_checkpoint(path) as file, torch.serialization.safe_globals(_numpy_scalars()):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except UnavailableError:
+        raise
+    except (RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UnavailableError(f"{path}: not a readable checkpoint ({reason}); download it again.") from error
+    except Exception as error:  # pickle.UnpicklingError, without importing pickle: a class outside the allow-list
+        kind = type(error).__name__
+        raise UnavailableError(f"{path}: holds something other than tensors and is not loaded ({kind}).") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UnavailableError(f"{path}: not a state dict of tensors; give the .pt that training wrote.")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+@contextmanager
+def _open_checkpoint(path: Path) -> Iterator[IO[bytes]]:
+    """Open a ``.pt``, or the one ``.pt`` inside a downloaded zip."""
+    if path.suffix != ".zip":
+        with path.open("rb") as file:
+            yield file
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = [name for name in archive.namelist() if name.endswith(".pt") and "__MACOSX" not in name]
+        if len(members) != 1:
+            raise UnavailableError(
+                f"{path}: holds {len(members)} files ending in .pt, expected exactly one; unpack it and give the right file."
+            )
+        with archive.open(members[0]) as file:
+            yield file
+
+
+def _numpy_scalars() -> list[Any]:
+    """List what torch may rebuild beside tensors: float64 scalars, under the name of numpy 1 and of numpy 2."""
+    import numpy as np
+
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]  # only reachable under its private name
+    return [
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        type(np.dtype("float64")),
+    ]
+
+
+def _is_cached(name: str, index_file: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, index_file), str)
+
+
+def _hub_answers() -> bool:
+    """Say whether the hub answers at all: its own retries would take most of a minute to say no."""
+    import httpx
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        httpx.head(constants.ENDPOINT, timeout=HUB_TIMEOUT_SECONDS)
+    except httpx.HTTPError:
+        return False
+    return True

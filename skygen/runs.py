@@ -1,0 +1,242 @@
+"""The one writer of artifacts: ``runs/<name>/``, its record, and how a recipe begins and ends."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from skygen import config as configuration
+from skygen.errors import ConfigError, Preempted, SkygenError, StorageError
+
+if TYPE_CHECKING:
+    from skygen.training.loop import Step
+
+logger = logging.getLogger("skygen")
+
+Config = TypeVar("Config")
+PR_SET_PDEATHSIG = 1
+INTERRUPTED = 130
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where the artifacts of a run go, and its seed."""
+
+    name: str
+    """Folder below ``root``; the same name again continues the run."""
+    root: Path = Path("runs")
+    """Folder of all runs."""
+    seed: int = 0
+    """All randomness of the run follows from it."""
+    report_to: str = "none"
+    """Also send each step to a tracker: ``tensorboard``, ``wandb`` or ``none``; ``log.jsonl`` is always written."""
+
+
+class Run:
+    """One run's folder, opened by a recipe as a context manager.
+
+    Entering writes ``config.yaml``, ``environment.json`` and ``run_status.json`` (``running``); leaving writes how it ended.
+    Only the main process writes; on the others every method does nothing.
+
+    Args:
+        settings: name, root and seed.
+        config: the recipe's whole config, kept as the record of the run.
+        is_main: whether this process writes.
+    """
+
+    def __init__(self, settings: RunSettings, config: Any, *, is_main: bool = True) -> None:
+        self.folder = settings.root / settings.name
+        self.step = 0
+        self._config = config
+        self._is_main = is_main
+        self._said = -SECONDS_BETWEEN_LINES
+
+    def __enter__(self) -> Run:
+        self._check_continuing()
+        self.write_text("config.yaml", configuration.dump(self._config))
+        self.write_json("environment.json", describe_environment())
+        self._write_status("running", "")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if error is None:
+            self._write_status("finished", "")
+        elif isinstance(error, Preempted | KeyboardInterrupt):
+            self._write_status("preempted", str(error) or "interrupted")
+        else:
+            self._write_status("failed", str(error) or type(error).__name__)
+
+    def path(self, *parts: str) -> Path:
+        """Return a path inside the run's folder; the folder above it is made."""
+        path = self.folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a whole file so that a reader sees the old text or the new, never a half.
+
+        Raises:
+            StorageError: the disk is full or refuses.
+        """
+        if not self._is_main:
+            return
+        path = self.path(name)
+        working = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            working.write_text(text, encoding="utf-8")
+            working.replace(path)
+        except OSError as error:
+            raise StorageError(
+                f"{path}: cannot be written ({error.strerror}); free disk space or choose --run.root."
+            ) from error
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file, whole or not at all."""
+        self.write_text(name, json.dumps(value, indent=1) + "\n")
+
+    def append(self, name: str, record: Mapping[str, Any]) -> None:
+        """Append one line of JSON, in one write."""
+        if self._is_main:
+            with self.path(name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def log(self, step: Step) -> None:
+        """Append one training step to ``log.jsonl``; every few seconds also say it on standard error."""
+        self.step = step.step
+        self.append("log.jsonl", step.record())
+        now = time.monotonic()
+        if self._is_main and (now - self._said > SECONDS_BETWEEN_LINES or step.step == step.total):
+            left = (step.total - step.step) * step.images / max(step.images_per_second, 1e-9)
+            logger.info(
+                f"{self.folder.name}: step {step.step}/{step.total}  loss {step.loss:.4f}  gradient {step.gradient_norm:.3f}  "
+                f"{step.images_per_second:.1f} images/s  {left / 60:.1f} min left"
+            )
+            self._said = now
+
+    def progress(self, done_word: str, done: int, total: int) -> None:
+        """Say every few seconds how far a recipe has come."""
+        now = time.monotonic()
+        if self._is_main and (now - self._said > SECONDS_BETWEEN_LINES or done == total):
+            logger.info(f"{self.folder.name}: {done_word} {done}/{total}")
+            self._said = now
+
+    def write_lines(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write a whole JSONL file."""
+        self.write_text(name, "".join(json.dumps(record) + "\n" for record in records))
+
+    def truncate_log(self, step: int) -> None:
+        """Drop the lines of ``log.jsonl`` after ``step``: a continued run writes them again."""
+        path = self.folder / "log.jsonl"
+        if self._is_main and path.exists():
+            self.write_text("log.jsonl", "".join(line for line in _whole_lines(path) if json.loads(line)["step"] <= step))
+
+    def _check_continuing(self) -> None:
+        """Refuse to continue a run under another seed: its batches and noise would not be the ones of an unbroken run."""
+        path = self.folder / "config.yaml"
+        if not path.exists():
+            return
+        before = configuration.read_yaml(path).get("run", {}).get("seed")
+        now = configuration.to_tree(self._config)["run"]["seed"]
+        if before is not None and before != now:
+            raise ConfigError(
+                f"{path}: this run was begun with --run.seed {before}, now it is {now}; "
+                "use the same seed to continue it, or another --run.name."
+            )
+
+    def _write_status(self, state: str, reason: str) -> None:
+        self.write_json("run_status.json", {"state": state, "step": self.step, "reason": reason})
+
+
+def describe_environment() -> dict[str, Any]:
+    """Describe what a run was made with: versions, commit, command line, device."""
+    names = ("skygen", "torch", "diffusers", "transformers", "accelerate", "peft", "open_clip_torch", "torchmetrics")
+    versions: dict[str, str] = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    torch = sys.modules.get("torch")  # asked of a run that has it loaded; a reader of tables need not import it
+    device = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else platform.processor()
+    return {
+        "command": sys.argv,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device or platform.machine(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "versions": versions,
+    }
+
+
+class StopSignal:
+    """Notes SIGTERM and SIGUSR1, so that the loop can finish its step, save, and end with code 75.
+
+    A second signal ends the process at once. When the launcher dies, the kernel sends SIGTERM here (Linux): without it a
+    killed ``accelerate launch`` would leave its child training on, never told.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGUSR1, self._note)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            sys.exit(Preempted.exit_code)
+        self.requested = True
+
+
+def launch(main: Callable[[Config], None], schema: type[Config], argv: Sequence[str] | None = None) -> None:
+    """Run a recipe: parse its config, call ``main``, and end with the exit code of the contract.
+
+    An explained failure is one sentence on standard error; only what nobody foresaw shows a traceback.
+
+    Args:
+        main: the recipe.
+        schema: its config dataclass.
+        argv: the words after the program's name.
+    """
+    os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "open_clip", "root", "accelerate", "huggingface_hub"):
+        logging.getLogger(noisy if noisy != "root" else None).setLevel(logging.WARNING)
+    logger.setLevel(logging.INFO)
+    try:
+        main(configuration.parse(schema, argv))
+    except SkygenError as error:
+        sys.stderr.write(f"skygen: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("skygen: interrupted; the same command continues the run.\n")
+        sys.exit(INTERRUPTED)
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Read the lines of a JSONL file, without a last one that a kill cut short."""
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _commit() -> str:
+    here = Path(__file__).parent
+    try:
+        answer = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return answer.stdout.strip() or "unknown"

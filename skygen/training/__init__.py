@@ -1,0 +1,1 @@
+"""Training: the one loop, its optimizer, and what a learner is."""
