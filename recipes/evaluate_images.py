@@ -23,10 +23,10 @@ from skygen.evaluation.features import Extractor, inception_extractor, scorer_ex
 from skygen.evaluation.fidelity import fidelity_scores
 from skygen.evaluation.scores import Score, format_table, to_metrics
 from skygen.generation.sampling import METADATA, read_metadata
+from skygen.models.device import pick_device
 from skygen.models.scorer import Scorer, ScorerSettings
 from skygen.runs import Run, RunSettings, launch, logger
 from skygen.seeding import Seeds
-from skygen.models.device import pick_device
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -213,18 +214,29 @@ def launch(main: Callable[[Config], None], schema: type[Config], argv: Sequence[
         schema: its config dataclass.
         argv: the words after the program's name.
     """
+    with explaining("interrupted; the same command continues the run."):
+        main(configuration.parse(schema, argv))
+
+
+@contextmanager
+def explaining(interrupted: str) -> Iterator[None]:
+    """Set up logging for a program, and end it with the exit code of the contract when what is inside fails.
+
+    Args:
+        interrupted: what to say after Ctrl-C.
+    """
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "open_clip", "root", "accelerate", "huggingface_hub"):
         logging.getLogger(noisy if noisy != "root" else None).setLevel(logging.WARNING)
     logger.setLevel(logging.INFO)
     try:
-        main(configuration.parse(schema, argv))
+        yield
     except SkygenError as error:
         sys.stderr.write(f"skygen: {error}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.stderr.write("skygen: interrupted; the same command continues the run.\n")
+        sys.stderr.write(f"skygen: {interrupted}\n")
         sys.exit(INTERRUPTED)
 
 

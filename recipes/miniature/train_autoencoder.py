@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float
 
 from skygen.checkpoints import Checkpoints
 from skygen.data.loading import CaptionSettings, ImageSettings, PairStream, Positions, load_batches
-from skygen.data.pairs import PairSettings
+from skygen.data.pairs import Pair, PairSettings
 from skygen.data.rejects import Rejects
+from skygen.evaluation.scores import format_table, mean_score, to_metrics
 from skygen.models.adapters import WholeModel
 from skygen.models.autoencoder import AutoencoderLearner
 from skygen.models.diffusion import Diffusion
@@ -59,24 +62,33 @@ def main(config: Config) -> None:
                 trainer.save()
         trainer.adopt_average()
         if accelerator.is_main_process:
-            spread, psnr = measure(autoencoder, stream)
+            held_out = replace(config.pairs, csv=None, split="val", also=()).read(rejects)
+            spread, psnr = measure(autoencoder.eval(), replace_pairs(stream, held_out))
             autoencoder.register_to_config(scaling_factor=1 / spread)
-            logger.info(f"latents spread {spread:.4f}, reconstruction {psnr:.2f} dB PSNR on training images")
             trained.save(run.path(trained.folder_name))
+            score = mean_score("psnr_db", psnr, model="tuned", subset="val", extractor="", seeds=seeds)
+            run.write_json("metrics.json", to_metrics("skygen-v1", [score]))
+            logger.info(format_table([score]))
+
+
+def replace_pairs(stream: PairStream, pairs: list[Pair]) -> PairStream:
+    """Return a stream like the other over other pairs."""
+    return PairStream(pairs, stream.images, stream.captions, stream.seeds, stream.rejects)
 
 
 @torch.no_grad()
-def measure(autoencoder: Any, stream: PairStream) -> tuple[float, float]:
-    """Return the standard deviation of the latents, and the PSNR in dB of reconstructions, over 256 images."""
+def measure(autoencoder: Any, stream: PairStream) -> tuple[float, Float[np.ndarray, " count"]]:
+    """Return the standard deviation of the latents, and the PSNR in dB of each of up to 512 reconstructions."""
     latents: list[torch.Tensor] = []
     errors: list[torch.Tensor] = []
-    for batch in load_batches(stream, Positions(first=0, last=8, batch_size=32)):
-        posterior = autoencoder.eval().encode(batch.pixels.to(autoencoder.device)).latent_dist
+    for batch in load_batches(stream, Positions(first=0, last=min(16, len(stream.pairs) // 32), batch_size=32)):
+        pixels = batch.pixels.to(autoencoder.device)
+        posterior = autoencoder.encode(pixels).latent_dist
         latents.append(posterior.sample(stream.seeds.generator("measure", len(latents))))
-        decoded = autoencoder.decode(posterior.mode()).sample.clamp(-1, 1).cpu()
-        errors.append((decoded - batch.pixels).div(2).square().mean(dim=(1, 2, 3)))
-    psnr = -10 * torch.cat(errors).clamp(min=1e-10).log10().mean()
-    return float(torch.cat(latents).std()), float(psnr)
+        decoded = autoencoder.decode(posterior.mode()).sample.clamp(-1, 1)
+        errors.append((decoded - pixels).div(2).square().mean(dim=(1, 2, 3)).cpu())
+    psnr = -10 * torch.cat(errors).clamp(min=1e-10).log10()
+    return float(torch.cat(latents).std()), psnr.double().numpy()
 
 
 if __name__ == "__main__":

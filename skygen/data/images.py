@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from skygen.errors import DataError
+from skygen.errors import DataError, UnavailableError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +67,19 @@ def open_image(source: Path | str | bytes) -> Image.Image:
             upright = ImageOps.exif_transpose(image)
             _check_size(*upright.size)
             return _to_rgb(upright)
+
+
+def list_images(place: Path) -> list[Path]:
+    """List the image files of a folder and the folders in it, sorted; a single file is a list of itself.
+
+    Raises:
+        UnavailableError: if there is no such place, or no image in it.
+    """
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+    paths = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.suffix.lower() in suffixes)
+    if not paths:
+        raise UnavailableError(f"{place}: there is no image; give an image file, or a folder with JPEG, PNG or TIFF files.")
+    return paths
 
 
 def fit_image(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skygen.data.rejects import Rejects
-from skygen.errors import ConfigError, DataError
+from skygen.errors import ConfigError, DataError, UnavailableError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
 """Of the image files that ``skygen.data.images`` reads."""
@@ -83,6 +83,7 @@ class PairSettings:
         Raises:
             DataError: if there are too many of those, or no pair is left.
             ConfigError: if a setting does not fit the data.
+            UnavailableError: if there is no such folder.
         """
         selection = Selection(self.split, self.classes, self.sources, self.limit)
         reading = _read(self.root, self.csv, self.caption_column, selection, _TEMPLATE, rejects)
@@ -130,6 +131,7 @@ def read_pairs(
 
     Raises:
         ConfigError: if an argument does not fit the data.
+        UnavailableError: if there is no such folder.
         DataError: if no known layout is found, or no pair is left.
     """
     ledger = Rejects(None) if rejects is None else rejects
@@ -214,7 +216,7 @@ def _read(
     if "{}" not in caption_template:
         raise ConfigError(f"the caption template {caption_template!r} has no {{}} where the class should go")
     if not root.is_dir():
-        raise ConfigError(f"there is no folder {root}; set --pairs.root to the folder of the data set")
+        raise UnavailableError(f"there is no folder {root}; set --pairs.root to the folder of the data set")
     rows, is_list = _find_rows(root, csv, caption_column, selection.split, caption_template, rejects)
     return _collect(rows, selection, stop_at_limit=is_list)
 

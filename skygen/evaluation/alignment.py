@@ -12,7 +12,7 @@ SkyCLIP was trained without it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -20,8 +20,7 @@ from jaxtyping import Float
 
 from skygen.errors import DataError
 from skygen.evaluation.baselines import derangement
-from skygen.evaluation.intervals import bootstrap_interval
-from skygen.evaluation.scores import Score
+from skygen.evaluation.scores import Score, mean_score
 from skygen.models.scorer import Picture, Scorer
 from skygen.seeding import Seeds
 
@@ -85,49 +84,58 @@ def alignment_scores(
     Raises:
         DataError: there is no image, or the counts differ.
     """
-    scores = [_mean_score("skyclip_score", matched_cosine(images, texts), model, subset, extractor, seeds)]
+    own = matched_cosine(images, texts)
+    scores = [mean_score("skyclip_score", own, model=model, subset=subset, extractor=extractor, seeds=seeds)]
     if len(set(prompts)) > 1:
         shuffled = shuffled_cosine(images, texts, prompts, seeds)
-        scores.append(_mean_score("skyclip_score", shuffled, "shuffled", subset, extractor, seeds))
+        scores.append(mean_score("skyclip_score", shuffled, model="shuffled", subset=subset, extractor=extractor, seeds=seeds))
     else:
         _LOG.warning("skyclip_score of shuffled prompts is left out, as there is only one prompt")
     return scores
 
 
-def caption_clip_scores(
+def caption_alignment_scores(
     scorer: Scorer,
     images: Sequence[Picture],
-    captions: Sequence[str],
+    captions: Mapping[str, Sequence[str]],
     references: Sequence[Sequence[str]],
     *,
-    model: str,
     subset: str,
     seeds: Seeds,
 ) -> list[Score]:
-    """Score captions by ``clip_score`` and ``ref_clip_score``.
+    """Score the captions of several writers by ``clip_score`` and ``ref_clip_score``; images are embedded once.
 
     Args:
         scorer: the CLIP that judges.
         images: paths or PIL images.
-        captions: one an image.
+        captions: by writer, such as ``tuned`` or ``constant``: one an image.
         references: one or more captions by people an image.
-        model: whose captions they are.
         subset: which of the data the images are.
         seeds: the run's seeds.
+
+    Returns:
+        ``clip_score`` of every writer, then ``ref_clip_score`` of every writer. The interval is None for a single image.
 
     Raises:
         DataError: there is no image, the counts differ, or an image has no reference.
     """
-    _check_counts(len(images), len(captions), "captions")
-    _check_references(len(captions), references)
-    image_embeddings, caption_embeddings = scorer.embed_images(images), scorer.embed_texts(captions)
+    for written in captions.values():
+        _check_counts(len(images), len(written), "captions")
+    _check_references(len(images), references)
+    embedded = scorer.embed_images(images)
     flat = scorer.embed_texts([text for texts in references for text in texts])
     grouped = np.split(flat, np.cumsum([len(texts) for texts in references])[:-1])
-    items = {
-        "clip_score": clip_score(image_embeddings, caption_embeddings),
-        "ref_clip_score": ref_clip_score(image_embeddings, caption_embeddings, grouped),
-    }
-    return [_mean_score(name, values, model, subset, f"skyclip:{scorer.name}", seeds) for name, values in items.items()]
+    items: dict[str, dict[str, Float[np.ndarray, " count"]]] = {"clip_score": {}, "ref_clip_score": {}}
+    for writer, written in captions.items():
+        texts = scorer.embed_texts(written)
+        items["clip_score"][writer] = clip_score(embedded, texts)
+        items["ref_clip_score"][writer] = ref_clip_score(embedded, texts, grouped)
+    extractor = f"skyclip:{scorer.name}"
+    return [
+        mean_score(name, values, model=writer, subset=subset, extractor=extractor, seeds=seeds)
+        for name, by_writer in items.items()
+        for writer, values in by_writer.items()
+    ]
 
 
 def matched_cosine(
@@ -215,11 +223,6 @@ def ref_clip_score(
     closeness = np.clip(best, 0.0, 1.0)
     total = score + closeness
     return np.divide(2.0 * score * closeness, total, out=np.zeros_like(total), where=total > 0)
-
-
-def _mean_score(name: str, items: Float[np.ndarray, " count"], model: str, subset: str, extractor: str, seeds: Seeds) -> Score:
-    interval = bootstrap_interval(items, seeds=seeds) if len(items) > 1 else None
-    return Score(name, float(items.mean()), len(items), interval, model, subset, extractor)
 
 
 def _cosine(

@@ -22,7 +22,7 @@ from skygen.evaluation.intervals import half_sample_interval
 from skygen.evaluation.scores import Score
 from skygen.seeding import Seeds
 
-Features = Float[np.ndarray, "count dimension"]
+Features = Float[np.ndarray, "_count dimension"]
 
 KERNEL_ROWS: Final = 2048
 """Most features of a set that KID compares at a time: each kernel matrix of that side takes 34 MB in float64."""

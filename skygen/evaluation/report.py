@@ -5,107 +5,27 @@ The page is a single file: it asks for nothing over the network, needs no script
 
 from __future__ import annotations
 
-import heapq
 import importlib.metadata
 import importlib.resources
 import json
 import os
-import shlex
-from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jinja2
-import numpy as np
-from markupsafe import Markup
 
-from skygen.data.images import ImageError
 from skygen.errors import ConfigError, DataError, StorageError
-from skygen.evaluation.report_figures import draw_curve, draw_similarities, encode_thumbnail
-from skygen.evaluation.report_records import (
-    CaptionedImage,
-    LoggedStep,
-    PictureRow,
-    RunRecord,
-    ScoredPair,
-    parse_captions,
-    parse_pair,
-    parse_pictures,
-    parse_step,
+from skygen.evaluation.report_records import RunRecord
+from skygen.evaluation.report_scores import tabulate
+from skygen.evaluation.report_sections import (
+    show_captions,
+    show_pairs,
+    show_pictures,
+    show_provenance,
+    show_training,
 )
-from skygen.evaluation.report_scores import ScoreTable, tabulate
 from skygen.evaluation.scores import to_metrics
-
-PAIRS_SHOWN = 8
-"""Of the best pairs, and of the worst."""
-ROWS_SHOWN = 12
-"""Captioned images, and prompts with their pictures."""
-
-Row = TypeVar("Row")
-
-
-@dataclass(frozen=True, slots=True)
-class Thumbnail:
-    """An image as the page shows it: a data URI, empty where the image cannot be shown, and the page then says so."""
-
-    uri: str
-    small: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PairsSection:
-    """Pairs by SkyCLIP score."""
-
-    run: str
-    count: int
-    kept: int
-    histogram: Markup
-    best: tuple[tuple[Thumbnail, ScoredPair], ...]
-    worst: tuple[tuple[Thumbnail, ScoredPair], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CurvesSection:
-    """A training, as two curves and a few facts."""
-
-    run: str
-    curves: tuple[Markup, ...]
-    facts: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionsSection:
-    """What models say of images, beside what people say."""
-
-    run: str
-    count: int
-    models: tuple[str, ...]
-    rows: tuple[tuple[Thumbnail, CaptionedImage], ...]
-    constant: str
-
-
-@dataclass(frozen=True, slots=True)
-class PicturesSection:
-    """What models draw from the same prompts and seeds, beside a real image."""
-
-    run: str
-    count: int
-    models: tuple[str, ...]
-    rows: tuple[tuple[PictureRow, dict[str, Thumbnail]], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """How a run was made."""
-
-    run: str
-    recipe: str
-    state: str
-    facts: tuple[tuple[str, str], ...]
-    versions: tuple[tuple[str, str], ...]
-    config: str
 
 
 def write_report(runs: Sequence[Path], output: Path, title: str) -> None:
@@ -168,10 +88,9 @@ def common_parent(runs: Sequence[Path]) -> Path:
 def build_page(records: Sequence[RunRecord]) -> dict[str, Any]:
     """Read all that the page shows; a section that no run has is empty."""
     scored = [(record.name, score) for record in records for score in record.read_scores()[1]]
-    tables: list[ScoreTable] = tabulate(scored)
     page: dict[str, Any] = {
         "version": importlib.metadata.version("skygen"),
-        "tables": tables,
+        "tables": tabulate(scored),
         "protocols": [(record.name, protocol) for record in records if (protocol := record.read_scores()[0])],
         "pairs": [section for record in records if (section := show_pairs(record))],
         "trainings": [section for record in records if (section := show_training(record))],
@@ -183,156 +102,10 @@ def build_page(records: Sequence[RunRecord]) -> dict[str, Any]:
     return page
 
 
-def show_pairs(record: RunRecord) -> PairsSection | None:
-    """Pick the best and the worst pairs of ``scores.jsonl`` in one pass; None where the run has none."""
-    similarities, kept = array("d"), array("b")
-    best: list[tuple[float, int, ScoredPair]] = []
-    worst: list[tuple[float, int, ScoredPair]] = []
-    for number, pair in enumerate(record.read_rows("scores.jsonl", parse_pair)):
-        similarities.append(pair.similarity)
-        kept.append(pair.kept)
-        for heap, key in ((best, pair.similarity), (worst, -pair.similarity)):
-            # the number parts equal similarities, so that pairs themselves are never compared
-            (heapq.heappush if len(heap) < PAIRS_SHOWN else heapq.heappushpop)(heap, (key, -number, pair))
-    if not similarities:
-        return None
-    values, stays = np.asarray(similarities), np.asarray(kept, dtype=np.float64)
-    return PairsSection(
-        run=record.name,
-        count=len(values),
-        kept=int(stays.sum()),
-        histogram=draw_similarities(values, stays, find_threshold(values[stays > 0], values[stays == 0])),
-        best=_show_images(record, "scores.jsonl", [pair for _, _, pair in sorted(best, reverse=True)]),
-        worst=_show_images(record, "scores.jsonl", [pair for _, _, pair in sorted(worst, reverse=True)]),
-    )
-
-
-def find_threshold(kept: np.ndarray, dropped: np.ndarray) -> float | None:
-    """Return the smallest similarity kept, where it lies above all that were dropped: else no one threshold was used."""
-    if not len(kept) or (len(dropped) and dropped.max() > kept.min()):
-        return None
-    return float(kept.min())
-
-
-def show_training(record: RunRecord) -> CurvesSection | None:
-    """Draw loss and gradient norm from ``log.jsonl``; None where the run has none."""
-    steps = list(record.read_rows("log.jsonl", parse_step))
-    if not steps:
-        return None
-    numbers = [step.step for step in steps]
-    curves = (
-        draw_curve(numbers, [step.loss for step in steps], "loss"),
-        draw_curve(numbers, [step.gradient_norm for step in steps], "gradient norm"),
-    )
-    return CurvesSection(record.name, curves, tuple(_describe_training(steps)))
-
-
-def _describe_training(steps: Sequence[LoggedStep]) -> Iterator[tuple[str, str]]:
-    tenth = max(1, len(steps) // 10)
-    first, last = (np.asarray([step.loss for step in part]) for part in (steps[:tenth], steps[-tenth:]))
-    if np.isfinite(first).any() and np.isfinite(last).any():
-        yield "loss, first → last tenth", f"{first[np.isfinite(first)].mean():.4g} → {last[np.isfinite(last)].mean():.4g}"
-    seconds, images = sum(step.seconds for step in steps), sum(step.images for step in steps)
-    yield "updates", f"{steps[-1].step:,}"
-    yield "images seen", f"{images:,}"
-    if seconds > 0:
-        yield "images per second", f"{images / seconds:.3g}"
-        yield "waited for data", f"{sum(step.data_seconds for step in steps) / seconds:.0%} of the time"
-    if skipped := sum(step.skipped for step in steps):
-        yield "updates left out", f"{skipped:,}, not finite"
-
-
-def show_captions(record: RunRecord) -> CaptionsSection | None:
-    """Lay out evenly spaced rows of ``captions.jsonl``, never picked by hand; None where the run has none."""
-    rows = list(record.read_rows("captions.jsonl", parse_captions))
-    if not rows:
-        return None
-    said = {model for row in rows for model in row.captions}
-    models = [model for model in ("base", "tuned") if model in said] + sorted(said - {"base", "tuned", "constant", "class_mode"})
-    constants = {row.captions["constant"] for row in rows if "constant" in row.captions}
-    return CaptionsSection(
-        run=record.name,
-        count=len(rows),
-        models=tuple(models),
-        rows=_show_images(record, "captions.jsonl", _space_out(rows)),
-        constant=constants.pop() if len(constants) == 1 else "",
-    )
-
-
-def show_pictures(record: RunRecord) -> PicturesSection | None:
-    """Lay out evenly spaced rows of ``pictures.jsonl``, never picked by hand; None where the run has none."""
-    rows = list(record.read_rows("pictures.jsonl", parse_pictures))
-    if not rows:
-        return None
-    missing: list[str] = []
-    shown = tuple(
-        (row, {model: _show(record, path, missing) for model, path in row.images.items()}) for row in _space_out(rows)
-    )
-    _note_missing(record, "pictures.jsonl", missing)
-    models = tuple(model for model in ("real", "base", "tuned") if any(model in row.images for row in rows))
-    return PicturesSection(record.name, len(rows), models, shown)
-
-
-def show_provenance(record: RunRecord) -> Provenance:
-    """Tell how a run was made, from ``environment.json``, ``run_status.json``, ``log.jsonl`` and ``config.yaml``."""
-    environment, status = record.environment, record.status
-    command = environment.get("command")
-    words = [str(word) for word in command] if isinstance(command, list) else []
-    facts = {"command": shlex.join(words)}
-    facts |= {name: str(environment.get(name, "")) for name in ("commit", "device", "processes", "python", "platform")}
-    seconds = status.get("seconds") or environment.get("seconds")
-    spent = seconds if isinstance(seconds, int | float) else sum(s.seconds for s in record.read_rows("log.jsonl", parse_step))
-    facts["seconds"] = f"{spent:,.1f}{'' if seconds else ' in updates'}" if spent else ""
-    facts["reason"] = str(status.get("reason", ""))
-    versions = environment.get("versions")
-    return Provenance(
-        run=record.name,
-        recipe=Path(words[0]).stem if words else "",
-        state=str(status.get("state", "")),
-        facts=tuple((name, text) for name, text in facts.items() if text),
-        versions=tuple((str(k), str(v)) for k, v in versions.items()) if isinstance(versions, dict) else (),
-        config=record.read_text("config.yaml") or "",
-    )
-
-
 def _merge(records: Sequence[RunRecord]) -> dict[str, Any]:
     read = [record.read_scores() for record in records]
     protocols = list(dict.fromkeys(protocol for protocol, _ in read if protocol))
     return to_metrics("; ".join(protocols), list(dict.fromkeys(score for _, scores in read for score in scores)))
-
-
-def _space_out(rows: Sequence[Row]) -> list[Row]:
-    """Take evenly spaced rows, ``ROWS_SHOWN`` at most."""
-    count = min(ROWS_SHOWN, len(rows))
-    return [rows[index * len(rows) // count] for index in range(count)]
-
-
-ImageRow = TypeVar("ImageRow", ScoredPair, CaptionedImage)
-
-
-def _show_images(record: RunRecord, file: str, rows: Sequence[ImageRow]) -> tuple[tuple[Thumbnail, ImageRow], ...]:
-    missing: list[str] = []
-    shown = tuple((_show(record, row.image, missing), row) for row in rows)
-    _note_missing(record, file, missing)
-    return shown
-
-
-def _show(record: RunRecord, path: str, missing: list[str]) -> Thumbnail:
-    """Make a thumbnail; one that cannot be made is added to ``missing``."""
-    try:
-        found = record.find_image(path)
-        if found is not None:
-            return Thumbnail(*encode_thumbnail(found))
-    except (ImageError, OSError, ValueError):  # ValueError: a null byte in the path
-        pass
-    missing.append(path)
-    return Thumbnail("")
-
-
-def _note_missing(record: RunRecord, file: str, missing: Sequence[str]) -> None:
-    if missing:
-        images = "1 image is" if len(missing) == 1 else f"{len(missing)} images are"
-        record.notes.append(f"{file}: {images} missing or damaged, such as {missing[0]!r}.")
 
 
 def _template() -> str:

@@ -105,6 +105,8 @@ def draw_similarities(
                 f"kept from {threshold:.3f}", (threshold, 1.0), xycoords=("data", "axes fraction"), color=_MARK,
                 xytext=(4 if right else -4, -1), textcoords="offset points", ha="left" if right else "right", va="top",
             )  # fmt: skip
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.margins(y=0.16)  # room for the words above the bars
         axes.set_xlabel("SkyCLIP similarity")
         axes.set_ylabel("pairs")
 

@@ -14,7 +14,7 @@ import yaml
 from skygen.evaluation.scores import Score, from_metrics
 
 Row = TypeVar("Row")
-DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
 """What reading a field of a garbled row can raise."""
 
 
@@ -170,7 +170,7 @@ class RunRecord:
                         continue
                     try:
                         row = parse(json.loads(line))
-                    except (*DAMAGE, RecursionError):
+                    except DAMAGE:
                         bad, first = bad + 1, first or number
                         continue
                     yield row
@@ -190,10 +190,11 @@ class RunRecord:
         """List the folders that paths may be relative to, nearest meaning first."""
         here = [Path.cwd()]
         run = self.config.get("run")
-        if isinstance(run, dict) and (root := Path(str(run.get("root", "runs")))) and not root.is_absolute():
-            # the run was made in the folder that its own `run.root` leads to it from, and its other paths start there too
-            above = self.folder.resolve().parents
-            here[:0] = above[len(root.parts) : len(root.parts) + 1]
+        if isinstance(run, dict) and run.get("name"):
+            # where `run.root`/`run.name` leads from the folder of work to here, the other relative paths start there too
+            own, here_now = Path(str(run.get("root", "runs")), str(run["name"])), self.folder.resolve()
+            if here_now.parts[-len(own.parts) :] == own.parts:
+                here.insert(0, Path(*here_now.parts[: -len(own.parts)]))
         roots = []
         for section in ("pairs", "samples"):
             value = self.config.get(section)
@@ -213,6 +214,7 @@ def _check_numbers(score: Score) -> None:
     for number in (score.value, *(score.interval or ())):
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise TypeError(f"{number!r} is not a number")
+        float(number)  # an integer can be too large for one
     if isinstance(score.count, bool) or not isinstance(score.count, int):
         raise TypeError(f"{score.count!r} is not a count")
     for text in (score.name, score.model, score.subset, score.extractor):

@@ -87,10 +87,10 @@ def _tabulate_one(rows: Sequence[tuple[str, Score]]) -> ScoreTable:
 
 
 def choose_digits(largest: float) -> int:
-    """Choose digits after the point so that the largest number of a table shows about four that matter."""
+    """Choose digits after the point so that the largest number of a table shows about three that matter."""
     if largest <= 0:
         return 3
-    return min(8, max(1, 3 - math.floor(math.log10(largest)) - (largest >= 1)))
+    return min(8, max(1, 2 - math.floor(math.log10(largest))))
 
 
 def _place(run: str, score: Score, digits: int, low: float, high: float) -> ScoreLine:

@@ -6,6 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
+from skygen.evaluation.intervals import bootstrap_interval
+from skygen.seeding import Seeds
+
+SMALLEST_FOR_INTERVAL = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -28,6 +36,14 @@ class Score:
     model: str
     subset: str = ""
     extractor: str = ""
+
+
+def mean_score(
+    name: str, items: Float[np.ndarray, " count"], *, model: str, subset: str, extractor: str, seeds: Seeds
+) -> Score:
+    """Return the mean of one value an item as a score with its bootstrap interval."""
+    interval = bootstrap_interval(items, seeds=seeds) if len(items) >= SMALLEST_FOR_INTERVAL else None
+    return Score(name, float(items.mean()), len(items), interval, model, subset, extractor)
 
 
 def to_metrics(protocol: str, scores: Sequence[Score]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import tyro
 
 from skygen.data.pairs import PairSettings, read_pairs
 from skygen.data.rejects import Rejects
-from skygen.errors import ConfigError, DataError
+from skygen.errors import ConfigError, DataError, UnavailableError
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_what_is_no_data_set_is_told_how_one_looks(tmp_path: Path) -> None:
         "metadata.jsonl in it or in a subfolder, and no folders of images named after classes; lay it out as "
         "SkyScript_*.csv + images2/*.jpg, as metadata.jsonl with file_name and text, or as AnnualCrop/*.jpg"
     )
-    with pytest.raises(ConfigError, match=r"there is no folder .*absent; set --pairs\.root"):
+    with pytest.raises(UnavailableError, match=r"there is no folder .*absent; set --pairs\.root"):
         read_pairs(tmp_path / "absent")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from PIL import Image
 from skygen.errors import DataError
 from skygen.evaluation.alignment import (
     alignment_scores,
-    caption_clip_scores,
+    caption_alignment_scores,
     clip_score,
     matched_cosine,
     ref_clip_score,
@@ -129,15 +128,22 @@ def test_a_scorer_gives_its_own_similarities(scorer: Scorer) -> None:
 def test_captions_are_scored_against_image_and_references(scorer: Scorer) -> None:
     images, captions = pictures(3), ["a farm", "two ships", "a road"]
     references = [["fields", "a farm"], ["a port"], ["a road", "a street", "cars"]]
-    plain, with_references = caption_clip_scores(
-        scorer, images, captions, references, model="tuned", subset="test", seeds=SEEDS
-    )
+    writers = {"tuned": captions, "constant": ["a farm"] * 3}
+    scores = caption_alignment_scores(scorer, images, writers, references, subset="test", seeds=SEEDS)
+    assert [(score.name, score.model) for score in scores] == [
+        ("clip_score", "tuned"),
+        ("clip_score", "constant"),
+        ("ref_clip_score", "tuned"),
+        ("ref_clip_score", "constant"),
+    ]
+    plain, constant, with_references, _ = scores
+    assert constant.value == pytest.approx(2.5 * np.maximum(scorer.similarity(images, ["a farm"] * 3), 0.0).mean(), abs=1e-6)
     cosines = np.maximum(scorer.similarity(images, captions), 0.0)
-    assert (plain.name, plain.count, plain.value) == ("clip_score", 3, pytest.approx(2.5 * cosines.mean(), abs=1e-6))
+    assert plain.count == 3
+    assert plain.value == pytest.approx(2.5 * cosines.mean(), abs=1e-6)
     ship, port = scorer.embed_texts(["two ships", "a port"])
     closeness = np.array([1.0, max(float(ship @ port), 0.0), 1.0])
     expected = 2 * 2.5 * cosines * closeness / np.maximum(2.5 * cosines + closeness, 1e-12)
-    assert with_references.name == "ref_clip_score"
     assert with_references.value == pytest.approx(expected.mean(), abs=1e-6)
 
 

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The whole of skygen on the miniature, offline, on a laptop: score pairs, fine-tune a captioner and a Stable Diffusion model,
+# draw images, score everything, write a page. The same recipes take SkyScript and the real models; see recipes/configs.
+set -euo pipefail
+export HF_HUB_OFFLINE=1
+out=runs/quickstart
+configs=recipes/configs
+launch="accelerate launch --config_file recipes/launch/cpu.yaml"
+test_pairs=$out/data/SkyScript_test_30K_filtered_by_CLIP_openai.csv
+
+# A small SkyScript of six kinds of object that the base models have never seen.
+skygen fabricate $out/data --pairs 1600 --seed 7 --classes novel
+
+# SkyCLIP scores every pair; one caption in 25 belongs to another image, and those go first.
+$launch recipes/score_pairs.py $configs/score_pairs/miniature.yaml
+
+# A captioner and a Stable Diffusion model learn them, each through a LoRA of a few hundred kilobytes.
+$launch recipes/finetune_captioner.py $configs/finetune_captioner/miniature.yaml
+$launch recipes/finetune_diffusion.py $configs/finetune_diffusion/miniature.yaml
+
+# The same prompts and seeds, drawn by the base and by the tuned model; then the best of four by SkyCLIP.
+$launch recipes/generate.py $configs/generate/miniature.yaml --run.name base --prompts.file $test_pairs
+$launch recipes/generate.py $configs/generate/miniature.yaml --run.name tuned --prompts.file $test_pairs \
+    --model.adapter $out/diffusion/adapter
+$launch recipes/generate.py $configs/generate/miniature.yaml --run.name best_of_four --prompts.file $test_pairs \
+    --model.adapter $out/diffusion/adapter --prompts.limit 12 --selection.candidates 4
+
+# Captions for the generated images, and everything scored against real pairs that no training has seen.
+$launch recipes/caption.py $configs/caption/miniature.yaml --images $out/best_of_four/samples/images
+$launch recipes/evaluate_captions.py $configs/evaluate_captions/miniature.yaml
+$launch recipes/evaluate_images.py $configs/evaluate_images/miniature.yaml
+
+skygen report $out/scores $out/captioner $out/diffusion $out/captions $out/images --title "skygen quick start" \
+    --output $out/report.html
