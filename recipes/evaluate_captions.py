@@ -19,8 +19,9 @@ from skygen.data.images import ImageError, open_image
 from skygen.data.pairs import Pair, PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import SkygenError
+from skygen.evaluation.alignment import caption_alignment_scores
 from skygen.evaluation.baselines import class_mode_captions, constant_caption, shuffled_captions
-from skygen.evaluation.captioning import caption_alignment_scores, caption_scores
+from skygen.evaluation.captioning import caption_scores
 from skygen.evaluation.scores import format_table, to_metrics
 from skygen.models.adapters import without_adapter
 from skygen.models.captioner import Captioner, CaptioningSettings

@@ -71,8 +71,12 @@ class Pictures:
 
 
 def main(config: Config) -> None:
-    scorer = Scorer.load(config.scorer.name, device=pick_device(), batch_size=config.scorer.batch_size)
-    extractor = inception_extractor(config.features.inception) if config.features.inception else scorer_extractor(scorer)
+    device = pick_device()
+    scorer = Scorer.load(config.scorer.name, device=device, batch_size=config.scorer.batch_size)
+    if config.features.inception:
+        extractor = inception_extractor(config.features.inception, device=device)
+    else:
+        extractor = scorer_extractor(scorer)
     seeds = Seeds(config.run.seed)
     with Run(config.run, config) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
@@ -114,7 +118,7 @@ def score(
             real_features, features, model=pictures.model, subset=subset, extractor=extractor.name, seeds=seeds
         )
     for pictures in (*generated, real):
-        own, shuffled = alignment_scores(
+        own, *shuffled = alignment_scores(
             pictures.images,
             pictures.words,
             pictures.texts,
@@ -123,7 +127,7 @@ def score(
             extractor=scorer_name,
             seeds=seeds,
         )
-        scores += [own, shuffled] if pictures is generated[0] else [own]
+        scores += [own, *shuffled] if pictures is generated[0] else [own]
     return scores
 
 

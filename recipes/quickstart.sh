@@ -5,7 +5,7 @@ set -euo pipefail
 export HF_HUB_OFFLINE=1
 out=runs/quickstart
 configs=recipes/configs
-launch="accelerate launch --config_file recipes/launch/cpu.yaml"
+launch="accelerate launch --quiet --config_file recipes/launch/cpu.yaml"
 test_pairs=$out/data/SkyScript_test_30K_filtered_by_CLIP_openai.csv
 
 # A small SkyScript of six kinds of object that the base models have never seen.

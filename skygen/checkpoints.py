@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from skygen.errors import StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger("skygen")
 
 MANIFEST = "manifest.json"
 
@@ -52,14 +55,17 @@ class Checkpoints:
     total_limit: int = 2
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint, then prune older ones.
+        """Write a checkpoint, then prune older ones; a step that is already there whole is left as it is.
 
         Raises:
             StorageError: the disk is full or refuses; checkpoints saved before are untouched.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         final = self.folder / f"step-{checkpoint.step:06d}"
+        if verify(final):  # to replace it would leave a moment with neither the old nor the new one
+            return final
         working = self.folder / f".{final.name}.{os.getpid()}"
         try:
             shutil.rmtree(working, ignore_errors=True)
@@ -77,13 +83,13 @@ class Checkpoints:
             shutil.rmtree(final, ignore_errors=True)
             working.replace(final)
             _flush(self.folder)
-        except (OSError, RuntimeError) as error:  # a full disk reaches us as RuntimeError from some writers
+        except (OSError, RuntimeError, SafetensorError) as error:  # the writers report a full disk each in its own way
             shutil.rmtree(working, ignore_errors=True)
             raise StorageError(
                 f"{final}: the checkpoint could not be written ({error}); free disk space and run the same "
                 "command again, it continues from the checkpoint before."
             ) from error
-        self._prune()
+        self._prune(checkpoint.step)
         return final
 
     def latest(self) -> Checkpoint | None:
@@ -91,12 +97,17 @@ class Checkpoints:
         for folder in reversed(self._folders()):
             if verify(folder):
                 return _read(folder)
+            logger.warning(f"{folder}: damaged or incomplete, passed over; the run continues from the checkpoint before.")
         return None
 
     def _folders(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("step-*") if path.is_dir())
+        folders = (path for path in self.folder.glob("step-*") if path.is_dir() and _step(path) >= 0)
+        return sorted(folders, key=_step)  # as numbers: as text, step-1000000 would come before step-999999
 
-    def _prune(self) -> None:
+    def _prune(self, newest: int) -> None:
+        for folder in self._folders():
+            if _step(folder) > newest:  # the run continued from before it, so it was damaged
+                shutil.rmtree(folder)
         if self.total_limit:
             for folder in self._folders()[: -self.total_limit]:
                 shutil.rmtree(folder)
@@ -111,6 +122,11 @@ def verify(folder: Path) -> bool:
         return bool(manifest) and all(hash_file(folder / name) == digest for name, digest in manifest.items())
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def _step(folder: Path) -> int:
+    digits = folder.name.removeprefix("step-")
+    return int(digits) if digits.isdecimal() else -1
 
 
 def hash_file(path: Path) -> str:

@@ -6,10 +6,10 @@ import importlib.metadata
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words == ["--version"]:
         print(f"skygen {importlib.metadata.version('skygen')}")
         return
-    commands = {"fabricate": fabricate, "report": report, "doctor": doctor}
+    commands: dict[str, Callable[..., Any]] = {"fabricate": fabricate, "report": report, "doctor": doctor}
     with explaining("interrupted."):
-        code = tyro.extras.subcommand_cli_from_dict(
+        code: int | None = tyro.extras.subcommand_cli_from_dict(
             commands, prog="skygen", description=DESCRIPTION, args=words or ["--help"], config=(FlagCreatePairsOff,)
         )
         if code:

@@ -7,6 +7,7 @@ value wins) and one style of error.
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,18 @@ import yaml
 from skygen.errors import ConfigError
 
 Config = TypeVar("Config")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's truth values alone: in YAML 1.1, ``mixed_precision: no`` would be False."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 def parse(schema: type[Config], argv: Sequence[str] | None = None) -> Config:
@@ -44,7 +57,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: with the path, and the line where YAML can tell it.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except OSError as error:
         raise ConfigError(f"{path}: the config file cannot be read ({error.strerror}); check the path.") from error
     except yaml.YAMLError as error:

@@ -101,6 +101,8 @@ def check_miniature() -> Finding:
 
     missing = [name for name in MINIATURE_FILES if not (MINIATURE / name).is_file()]
     if missing:
-        return Finding("miniature weights", f"missing {', '.join(missing)}", f"reinstall skygen; expected in {MINIATURE}", False)
+        return Finding(
+            "miniature weights", f"missing {', '.join(missing)}", f"reinstall skygen; expected in {MINIATURE}", False
+        )
     size = sum(path.stat().st_size for path in MINIATURE.rglob("*") if path.is_file())
     return Finding("miniature weights", f"{size / 1e6:.1f} MB", "", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib.metadata
 import json
 import logging
@@ -31,6 +32,7 @@ Config = TypeVar("Config")
 PR_SET_PDEATHSIG = 1
 INTERRUPTED = 130
 SECONDS_BETWEEN_LINES = 10.0
+STORAGE_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,6 @@ class RunSettings:
     """Folder of all runs."""
     seed: int = 0
     """All randomness of the run follows from it."""
-    report_to: str = "none"
-    """Also send each step to a tracker: ``tensorboard``, ``wandb`` or ``none``; ``log.jsonl`` is always written."""
 
 
 class Run:
@@ -65,9 +65,12 @@ class Run:
         self._config = config
         self._is_main = is_main
         self._said = -SECONDS_BETWEEN_LINES
+        self._begun = time.monotonic()
+        self._log_begun = False
 
     def __enter__(self) -> Run:
         self._check_continuing()
+        self.step = self._last_step()
         self.write_text("config.yaml", configuration.dump(self._config))
         self.write_json("environment.json", describe_environment())
         self._write_status("running", "")
@@ -78,6 +81,8 @@ class Run:
             self._write_status("finished", "")
         elif isinstance(error, Preempted | KeyboardInterrupt):
             self._write_status("preempted", str(error) or "interrupted")
+        elif isinstance(error, SystemExit) and error.code == Preempted.exit_code:
+            self._write_status("preempted", "stopped at once by a second signal")
         else:
             self._write_status("failed", str(error) or type(error).__name__)
 
@@ -101,22 +106,34 @@ class Run:
             working.write_text(text, encoding="utf-8")
             working.replace(path)
         except OSError as error:
-            raise StorageError(
-                f"{path}: cannot be written ({error.strerror}); free disk space or choose --run.root."
-            ) from error
+            raise _storage_error(path, error) from error
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file, whole or not at all."""
         self.write_text(name, json.dumps(value, indent=1) + "\n")
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
-        """Append one line of JSON, in one write."""
-        if self._is_main:
+        """Append one line of JSON, in one write.
+
+        Raises:
+            StorageError: the disk is full or refuses.
+        """
+        if not self._is_main:
+            return
+        try:
             with self.path(name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise _storage_error(self.folder / name, error) from error
 
     def log(self, step: Step) -> None:
-        """Append one training step to ``log.jsonl``; every few seconds also say it on standard error."""
+        """Append one training step to ``log.jsonl``; every few seconds also say it on standard error.
+
+        The first step logged drops the lines that an earlier process wrote after the checkpoint this one continues from.
+        """
+        if not self._log_begun:
+            self.truncate_log(step.step - 1)
+            self._log_begun = True
         self.step = step.step
         self.append("log.jsonl", step.record())
         now = time.monotonic()
@@ -145,6 +162,11 @@ class Run:
         if self._is_main and path.exists():
             self.write_text("log.jsonl", "".join(line for line in _whole_lines(path) if json.loads(line)["step"] <= step))
 
+    def _last_step(self) -> int:
+        path = self.folder / "log.jsonl"
+        lines = _whole_lines(path) if path.exists() else []
+        return int(json.loads(lines[-1])["step"]) if lines else 0
+
     def _check_continuing(self) -> None:
         """Refuse to continue a run under another seed: its batches and noise would not be the ones of an unbroken run."""
         path = self.folder / "config.yaml"
@@ -159,7 +181,8 @@ class Run:
             )
 
     def _write_status(self, state: str, reason: str) -> None:
-        self.write_json("run_status.json", {"state": state, "step": self.step, "reason": reason})
+        seconds = round(time.monotonic() - self._begun, 1)
+        self.write_json("run_status.json", {"state": state, "step": self.step, "reason": reason, "seconds": seconds})
 
 
 def describe_environment() -> dict[str, Any]:
@@ -187,16 +210,13 @@ def describe_environment() -> dict[str, Any]:
 class StopSignal:
     """Notes SIGTERM and SIGUSR1, so that the loop can finish its step, save, and end with code 75.
 
-    A second signal ends the process at once. When the launcher dies, the kernel sends SIGTERM here (Linux): without it a
-    killed ``accelerate launch`` would leave its child training on, never told.
+    A second signal ends the process at once.
     """
 
     def __init__(self) -> None:
         self.requested = False
         signal.signal(signal.SIGTERM, self._note)
         signal.signal(signal.SIGUSR1, self._note)
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
@@ -230,14 +250,34 @@ def explaining(interrupted: str) -> Iterator[None]:
     for noisy in ("httpx", "open_clip", "root", "accelerate", "huggingface_hub"):
         logging.getLogger(noisy if noisy != "root" else None).setLevel(logging.WARNING)
     logger.setLevel(logging.INFO)
+    _end_with_launcher()
     try:
         yield
     except SkygenError as error:
         sys.stderr.write(f"skygen: {error}\n")
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in STORAGE_FAULTS:
+            raise
+        sys.stderr.write(f"skygen: {_storage_error(error.filename or 'a file', error)}\n")
+        sys.exit(StorageError.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write(f"skygen: {interrupted}\n")
         sys.exit(INTERRUPTED)
+
+
+def _end_with_launcher() -> None:
+    """Have the kernel send SIGTERM here when the launcher dies (Linux).
+
+    Without it a killed ``accelerate launch`` would leave its child training on, never told. A recipe started by a shell is
+    left alone: it may be meant to outlive that shell.
+    """
+    if sys.platform == "linux" and not {"ACCELERATE_MIXED_PRECISION", "LOCAL_RANK"}.isdisjoint(os.environ):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _storage_error(path: Path | str, error: OSError) -> StorageError:
+    return StorageError(f"{path}: cannot be written ({error.strerror}); free disk space or choose --run.root.")
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("skygen", "typechecking.check_types")  # before anything of skygen is imported
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: more threads only wait for each other
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 _SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -21,3 +29,63 @@ def shared_data() -> Callable[[str], Path]:
         return folder
 
     return find
+
+
+@pytest.fixture(autouse=True)
+def _handlers_put_back() -> Iterator[None]:
+    """A Trainer takes over SIGTERM and SIGUSR1; the next test must not find its handlers."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fabricated data set of 60 pairs in SkyScript's layout."""
+    from skygen.miniature.fabricate import fabricate
+
+    root = tmp_path_factory.mktemp("fabricated") / "world"
+    fabricate(root, pairs=60, seed=3)
+    return root
+
+
+@pytest.fixture(scope="session")
+def skyclip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of the miniature's size with random weights, in open_clip's layout."""
+    from skygen.miniature.architectures import build_skyclip
+    from skygen.seeding import Seeds
+
+    folder = tmp_path_factory.mktemp("skyclip") / "skyclip"
+    build_skyclip(folder, Seeds(7))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def captioner_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BLIP of the miniature's size with random weights, in transformers' layout."""
+    from skygen.miniature.architectures import build_captioner
+    from skygen.seeding import Seeds
+
+    folder = tmp_path_factory.mktemp("captioner") / "captioner"
+    build_captioner(folder, Seeds(7))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion_folder(tmp_path_factory: pytest.TempPathFactory, skyclip_folder: Path) -> Path:
+    """A Stable Diffusion of the miniature's size with random weights, in diffusers' layout."""
+    from skygen.miniature.architectures import build_stable_diffusion
+    from skygen.seeding import Seeds
+
+    folder = tmp_path_factory.mktemp("diffusion") / "stable_diffusion"
+    build_stable_diffusion(folder, skyclip_folder, Seeds(7))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def accelerator() -> Any:
+    """One process on the CPU."""
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=True)

@@ -35,13 +35,14 @@ TITLES = {
     "captioner": "Captioner-miniature",
     "stable_diffusion": "Stable-Diffusion-miniature",
 }
+WORLD = "of the 26 classes of the fabricated world"
+COPERNICUS = "Contains modified Copernicus Sentinel data."
 NOTES = {
-    "skyclip": "An open_clip ViT (8-pixel patches, 64 pixels) trained on all 26 classes of the fabricated world and on EuroSAT's "
-    "train images.\nContains modified Copernicus Sentinel data.",
-    "captioner": "A BLIP captioner trained on 20 of the 26 classes of the fabricated world; the other six are left for a LoRA.",
-    "stable_diffusion": "A Stable Diffusion at 64 pixels, trained on 20 of the 26 classes of the fabricated world; the other six are "
-    "left for a LoRA.\nIts text encoder is SkyCLIP-miniature's, frozen, so it descends from EuroSAT: contains modified "
-    "Copernicus Sentinel data.",
+    "skyclip": f"An open_clip ViT (8-pixel patches, 64 pixels), trained on all {WORLD} and "
+    f"on EuroSAT's train images. {COPERNICUS}",
+    "captioner": f"A BLIP captioner, trained on 20 {WORLD}; the other six are left for a LoRA.",
+    "stable_diffusion": f"A Stable Diffusion at 64 pixels, trained on 20 {WORLD}; the other six are left for a LoRA. Its text "
+    f"encoder is SkyCLIP-miniature's, frozen. {COPERNICUS}",
 }
 
 

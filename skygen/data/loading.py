@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from signal import SIG_IGN, SIGTERM, SIGUSR1, signal
 
 import numpy as np
 import torch
@@ -170,9 +171,16 @@ def load_batches(stream: PairStream, positions: Positions, workers: int = 0) -> 
         batch_sampler=positions,
         num_workers=workers,
         collate_fn=partial(collate, resolution=stream.images.resolution),
+        worker_init_fn=_ignore_stop_signals,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else the loader would draw from, and so move, the global generator
     )
+
+
+def _ignore_stop_signals(worker: int) -> None:
+    """Leave SIGTERM to the training process: schedulers send it to all, and without its workers it could not end its step."""
+    signal(SIGTERM, SIG_IGN)
+    signal(SIGUSR1, SIG_IGN)
 
 
 def fingerprint(pairs: Sequence[Pair]) -> str:

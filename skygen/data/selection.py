@@ -32,7 +32,7 @@ def keep_threshold(similarity: Float[np.ndarray, " count"], keep: str) -> float:
     try:
         return float(keep)
     except ValueError as error:
-        raise ConfigError(f"--keep {keep}: give top_N_percent with N in (0, 100], or a least similarity such as 0.25.") from error
+        raise ConfigError(f"--keep {keep}: give top_N_percent, N in (0, 100], or a least similarity such as 0.25.") from error
 
 
 def write_pair_list(path: Path, pairs: Sequence[tuple[Pair, float]], scorer: str) -> None:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
-import numpy as np
-
-from skygen.evaluation.alignment import clip_score, ref_clip_score
 from skygen.evaluation.captions import (
     TokenizedCaptions,
     bleu_from_statistics,
@@ -17,8 +13,7 @@ from skygen.evaluation.captions import (
     score_tokens,
 )
 from skygen.evaluation.intervals import Items, bootstrap_interval
-from skygen.evaluation.scores import SMALLEST_FOR_INTERVAL, Score, mean_score
-from skygen.models.scorer import Picture, Scorer
+from skygen.evaluation.scores import SMALLEST_FOR_INTERVAL, Score
 from skygen.seeding import Seeds
 
 REPORTED = ("cider_d", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l")
@@ -61,36 +56,3 @@ def _intervals(tokens: TokenizedCaptions, seeds: Seeds) -> dict[str, tuple[float
 
         intervals[f"bleu_{order + 1}"] = bootstrap_interval(statistics, seeds=seeds, statistic=corpus_bleu)
     return intervals
-
-
-def caption_alignment_scores(
-    scorer: Scorer,
-    images: Sequence[Picture],
-    captions: Mapping[str, Sequence[str]],
-    references: Sequence[Sequence[str]],
-    *,
-    subset: str,
-    seeds: Seeds,
-) -> list[Score]:
-    """Score every writer's captions by a CLIP: ``clip_score`` against the image, ``ref_clip_score`` against both.
-
-    Args:
-        scorer: the CLIP that judges; it sees each image and each distinct text once.
-        images: paths or PIL images.
-        captions: writer to one caption an image. ``real`` is added: the first reference of each, as a ceiling.
-        references: of each image.
-        subset: of the data, for the record.
-        seeds: the intervals follow from them.
-    """
-    pictures = scorer.embed_images(images)
-    ends = np.cumsum([len(texts) for texts in references])[:-1]
-    grouped = np.split(scorer.embed_texts([text for texts in references for text in texts]), ends)
-    judged = {**captions, "real": [texts[0] for texts in references]}
-    words = {writer: scorer.embed_texts(texts) for writer, texts in judged.items()}
-    mean = partial(mean_score, subset=subset, extractor=f"skyclip:{scorer.name}", seeds=seeds)
-    scores = [mean("clip_score", clip_score(pictures, texts), model=writer) for writer, texts in words.items()]
-    return scores + [
-        mean("ref_clip_score", ref_clip_score(pictures, texts, grouped), model=writer)
-        for writer, texts in words.items()
-        if writer != "real"  # a reference beside itself scores 1 by construction
-    ]

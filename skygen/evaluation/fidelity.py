@@ -105,8 +105,9 @@ def fidelity_scores(
     """Score generated images by ``fid`` and ``kid``, with 95 % intervals from halves of both sets.
 
     The intervals say how the value would move with other images in the same numbers. FID's bias is the same in all of
-    these and so not in the interval. Where both sets come from nearly one distribution the intervals are up to 1.7 times
-    too wide, never too narrow (measured on normal distributions). Images that share a prompt are taken as independent.
+    these and so not in the interval. Measured on normal distributions of 32 dimensions, the intervals are up to 1.9 times too
+    wide where both sets come from nearly one distribution, and hold the expected score in 84 to 100 % of trials otherwise.
+    Images that share a prompt are taken as independent.
 
     A covariance of n features has rank n − 1 at most. With too few images for that of either set to be regular, FID
     measures the count more than the images: it is left out, and a log message says so.

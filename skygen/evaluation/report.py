@@ -9,9 +9,9 @@ import importlib.metadata
 import importlib.resources
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 
@@ -27,6 +27,8 @@ from skygen.evaluation.report_sections import (
 )
 from skygen.evaluation.scores import to_metrics
 
+Section = TypeVar("Section")
+
 
 def write_report(runs: Sequence[Path], output: Path, title: str) -> None:
     """Write the page, and beside it a ``metrics.json`` with the scores of all runs.
@@ -40,15 +42,18 @@ def write_report(runs: Sequence[Path], output: Path, title: str) -> None:
         title: of the page.
 
     Raises:
+        ConfigError: no folder is given.
         DataError: none of the folders exists.
-        ConfigError: ``output`` lies in the folder of one run, although the page is of several.
+        ConfigError: no folder is given, or ``output`` lies in the folder of one run, although the page is of several.
         StorageError: a file cannot be written.
     """
     own = output.resolve().parent
     is_run = own in [run.resolve() for run in runs] or (own / "run_status.json").exists()
     if is_run and len(runs) > 1:
-        raise ConfigError(f"{output}: the folder of one run, whose metrics.json is its own record; choose another --output "
-                          "for a report of several.")
+        raise ConfigError(
+            f"{output}: the folder of one run, whose metrics.json is its own record; choose another --output "
+            "for a report of several."
+        )
     records = open_runs(runs)
     page = _environment().from_string(_template()).render(title=title, **build_page(records))
     _write(output, page)
@@ -63,6 +68,7 @@ def merge_metrics(runs: Sequence[Path]) -> dict[str, Any]:
         ``protocol``: all different ones, joined by semicolons; ``scores``: of all runs in order, equal ones once.
 
     Raises:
+        ConfigError: no folder is given.
         DataError: none of the folders exists.
     """
     return _merge(open_runs(runs))
@@ -72,10 +78,13 @@ def open_runs(runs: Sequence[Path]) -> list[RunRecord]:
     """Open run folders for reading, each named by its path below the folder they share.
 
     Raises:
+        ConfigError: no folder is given.
         DataError: none of the folders exists.
     """
+    if not runs:
+        raise ConfigError("no run to report on; give the folders of runs, such as runs/NAME.")
     if not any(run.is_dir() for run in runs):
-        raise DataError(f"{', '.join(map(str, runs)) or 'no run'}: no such folder; give the folders of runs, such as runs/NAME.")
+        raise DataError(f"{', '.join(map(str, runs))}: no such folder; give the folders of runs, such as runs/NAME.")
     above = common_parent(runs)
     return [RunRecord(run, run.resolve().relative_to(above).as_posix()) for run in dict.fromkeys(runs)]
 
@@ -92,14 +101,18 @@ def build_page(records: Sequence[RunRecord]) -> dict[str, Any]:
         "version": importlib.metadata.version("skygen"),
         "tables": tabulate(scored),
         "protocols": [(record.name, protocol) for record in records if (protocol := record.read_scores()[0])],
-        "pairs": [section for record in records if (section := show_pairs(record))],
-        "trainings": [section for record in records if (section := show_training(record))],
-        "captions": [section for record in records if (section := show_captions(record))],
-        "pictures": [section for record in records if (section := show_pictures(record))],
+        "pairs": _present(show_pairs, records),
+        "trainings": _present(show_training, records),
+        "captions": _present(show_captions, records),
+        "pictures": _present(show_pictures, records),
         "provenance": [show_provenance(record) for record in records],
     }
     page["notes"] = [(record.name, note) for record in records for note in dict.fromkeys(record.notes)]
     return page
+
+
+def _present(show: Callable[[RunRecord], Section | None], records: Sequence[RunRecord]) -> list[Section]:
+    return [section for record in records if (section := show(record)) is not None]
 
 
 def _merge(records: Sequence[RunRecord]) -> dict[str, Any]:
@@ -119,6 +132,8 @@ def _environment() -> jinja2.Environment:
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(text.encode("utf-8", errors="replace"))  # half a surrogate pair in a caption is no reason to fail
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); free disk space or choose another --output.") from error
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}); free disk space or choose another output."
+        ) from error

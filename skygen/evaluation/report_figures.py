@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -25,13 +25,15 @@ PIXELATED_SIDE = 128
 """Images up to this side are enlarged by the page pixel by pixel: smoothing would show detail that is not there."""
 CURVE_POINTS = 400
 HISTOGRAM_BINS = 40
+LARGEST_DRAWN = 1e30
+"""A training that has blown up must not break the arithmetic of the axes."""
 
 # Colours that no drawing needs, each replaced by one of the page's own, so that one figure serves light and dark.
 _SOFT, _FAINT, _MAIN, _SECOND, _MARK = "#010203", "#010204", "#010205", "#010206", "#010207"
 _PAGE_COLOURS = {
     _SOFT: "var(--soft)", _FAINT: "var(--faint)", _MAIN: "var(--accent)", _SECOND: "var(--muted)", _MARK: "var(--ink)",
 }  # fmt: skip
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 8.0,
@@ -95,6 +97,8 @@ def draw_similarities(
     edges = np.histogram_bin_edges(similarities, bins=HISTOGRAM_BINS)
     stays = kept > 0
 
+    from matplotlib.ticker import MaxNLocator
+
     def draw(axes: Axes) -> None:
         parts = [similarities[stays], similarities[~stays]]
         axes.hist(parts, bins=list(edges), stacked=True, color=[_MAIN, _SECOND], rwidth=0.88, linewidth=0)
@@ -105,7 +109,7 @@ def draw_similarities(
                 f"kept from {threshold:.3f}", (threshold, 1.0), xycoords=("data", "axes fraction"), color=_MARK,
                 xytext=(4 if right else -4, -1), textcoords="offset points", ha="left" if right else "right", va="top",
             )  # fmt: skip
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.margins(y=0.16)  # room for the words above the bars
         axes.set_xlabel("SkyCLIP similarity")
         axes.set_ylabel("pairs")
@@ -117,7 +121,8 @@ def thin_out(
     x: Float[np.ndarray, " count"], y: Float[np.ndarray, " count"]
 ) -> tuple[Float[np.ndarray, " thinned"], Float[np.ndarray, " thinned"]]:
     """Leave out what is not finite, and average neighbours until a page can carry the curve (``CURVE_POINTS``)."""
-    x, y = x[np.isfinite(y)], y[np.isfinite(y)]
+    usable = np.abs(y) < LARGEST_DRAWN
+    x, y = x[usable], y[usable]
     if len(y) <= CURVE_POINTS:
         return x, y
     starts = np.linspace(0, len(y), CURVE_POINTS, endpoint=False).astype(int)
@@ -164,7 +169,8 @@ def _to_svg(draw: Callable[[Axes], None], description: str) -> Markup:
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": description}):
         figure = Figure(figsize=(4.4, 2.2), layout="constrained")
         draw(figure.add_subplot())
-        return Markup(_clean(_save(figure), description))  # noqa: S704 - matplotlib escapes text; the description is escaped
+        # safe: matplotlib escapes its text, and _clean the description
+        return Markup(_clean(_save(figure), description))
 
 
 def _save(figure: Figure) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,8 @@ from skygen.evaluation.scores import Score, from_metrics
 Row = TypeVar("Row")
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
 """What reading a field of a garbled row can raise."""
+MOST_SIMILAR = 100.0
+"""Cosines reach 1, and some tables hold them in percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,15 @@ class LoggedStep:
 def parse_pair(row: dict[str, Any]) -> ScoredPair:
     """Read a line of ``scores.jsonl``."""
     similarity = float(row["similarity"])
-    if not math.isfinite(similarity):
-        raise ValueError("the similarity is not finite")
+    if not abs(similarity) <= MOST_SIMILAR:
+        raise ValueError("the similarity is not one")
     return ScoredPair(_text(row["image"]), _text(row["caption"]), similarity, bool(row["kept"]))
 
 
 def parse_captions(row: dict[str, Any]) -> CaptionedImage:
-    """Read a line of ``captions.jsonl``."""
+    """Read a line of ``captions.jsonl``, of an evaluation or of mere captioning, where nobody has said anything yet."""
+    if "file_name" in row:
+        return CaptionedImage(_text(row["file_name"]), (), {"caption": _text(row["text"])})
     if not isinstance(row["references"], list):
         raise TypeError("the references are not a list")
     captions = {str(model): _text(caption) for model, caption in row["captions"].items() if caption is not None}
@@ -161,9 +164,9 @@ class RunRecord:
     def read_rows(self, name: str, parse: Callable[[dict[str, Any]], Row]) -> Iterator[Row]:
         """Yield the rows of a JSONL file one by one; those that do not parse are counted in one note."""
         path, bad, first = self.folder / name, 0, 0
-        if not path.exists():
-            return
         try:
+            if not path.exists():
+                return
             with path.open(encoding="utf-8", errors="replace") as file:
                 for number, line in enumerate(file, start=1):
                     if not line.strip():
@@ -178,11 +181,12 @@ class RunRecord:
             self.notes.append(f"{name} cannot be read ({type(error).__name__}) and was left out.")
         if bad:
             lines = "1 line" if bad == 1 else f"{bad} lines"
-            self.notes.append(f"{name}: {lines} could not be read and {'was' if bad == 1 else 'were'} left out, "
-                              f"the first is line {first}.")
+            self.notes.append(
+                f"{name}: {lines} could not be read and {'was' if bad == 1 else 'were'} left out, the first is line {first}."
+            )
 
     def find_image(self, path: str) -> Path | None:
-        """Find an image that a row names: absolute, or relative to the data set, the samples, the run, or the folder of work."""
+        """Find an image that a row names: absolute, or relative to the data set, the samples, the run, the folder of work."""
         candidates = [Path(path)] if Path(path).is_absolute() else [root / path for root in self._roots]
         return next((candidate for candidate in candidates if candidate.is_file()), None)
 

@@ -99,7 +99,7 @@ def _place(run: str, score: Score, digits: int, low: float, high: float) -> Scor
 
     interval, extent = "", None
     if score.interval is not None:
-        interval = f"{score.interval[0]:.{digits}f} – {score.interval[1]:.{digits}f}"
+        interval = f"{score.interval[0]:.{digits}f} \N{EN DASH} {score.interval[1]:.{digits}f}"
         if all(map(math.isfinite, score.interval)):
             left = percent(score.interval[0])
             extent = (left, round(percent(score.interval[1]) - left, 2))

@@ -165,7 +165,8 @@ def show_captions(record: RunRecord) -> CaptionsSection | None:
     if not rows:
         return None
     said = {model for row in rows for model in row.captions}
-    models = [model for model in ("base", "tuned") if model in said] + sorted(said - {"base", "tuned", "constant", "class_mode"})
+    others = said - {"base", "tuned", "constant", "class_mode"}
+    models = [model for model in ("base", "tuned") if model in said] + sorted(others)
     constants = {row.captions["constant"] for row in rows if "constant" in row.captions}
     return CaptionsSection(
         run=record.name,

@@ -1,7 +1,7 @@
 """The miniature models before training: real classes, small sizes, random weights.
 
-Together they hold about 12 million parameters, 25 MB in half precision: what two CPU cores can train in an afternoon and a package
-can carry.
+Together they hold about 12 million parameters, 25 MB in half precision: what two CPU cores can train in an afternoon and a
+package can carry.
 """
 
 from __future__ import annotations

@@ -15,20 +15,22 @@ SUFFIXES = ("al", "ar", "ed", "er", "es", "ing", "ion", "land", "le", "ly", "men
 
 # What overhead images are described with, beyond the commonest English words.
 OVERHEAD_WORDS = """
-aerial aircraft airplane airplanes airport airports apartment apartments apron arc asphalt bare bareland baseball basketball
-bays beach beaches beside besides blocks boats bridge bridges brown buildings bushes canal cars center centre church
-circular clay closely clouds coast commercial concrete container court courts covered crops crosswalk crossing curved decorated
-dense densely desert diamond dirt district docks edge factory farmland farmlands fence fields flat football footway forest
-forests freeway grass grassland grassy gravel gray green greenery greenhouse grey ground gymnasium harbor harbour helipad
-highway hills houses industrial irregular island islands junction lake lakes lanes lawn lawns lined lots marina meadow meadows
-mountain mountains narrow natural near neat neatly ocean orchard orderly oval overpass panels park parked parking parks
-parallel path paths piece pieces pier piers pitch plane planes plant plants playground playgrounds pond ponds pool pools port
-power railway railways rectangle rectangular residential resort ripples river rivers road roads rock rocks roof roofs roundabout
-rows runway runways sand sandy satellite scattered school sea seawater several shadow ships shore shrubs snow soccer solar sparse
-sport square squares stadium station storage straight stream street streets studio surface surrounded surrounding swimming tank
-tanks teaching tennis terminal terrain tiny tower track tracks traffic trees triangle turbine turbines unclassified vegetation
-vehicles viaduct villas water waterway waves wharf white wide winding with woods yellow
-""".split()
+aerial aircraft airplane airplanes airport airports apartment apartments apron arc asphalt bare bareland baseball
+basketball bays beach beaches beside besides blocks boats bridge bridges brown buildings bushes canal cars center
+centre church circular clay closely clouds coast commercial concrete container court courts covered crops
+crosswalk crossing curved decorated dense densely desert diamond dirt district docks edge factory farmland
+farmlands fence fields flat football footway forest forests freeway grass grassland grassy gravel gray green
+greenery greenhouse grey ground gymnasium harbor harbour helipad highway hills houses industrial irregular island
+islands junction lake lakes lanes lawn lawns lined lots marina meadow meadows mountain mountains narrow natural
+near neat neatly ocean orchard orderly oval overpass panels park parked parking parks parallel path paths piece
+pieces pier piers pitch plane planes plant plants playground playgrounds pond ponds pool pools port power railway
+railways rectangle rectangular residential resort ripples river rivers road roads rock rocks roof roofs roundabout
+rows runway runways sand sandy satellite scattered school sea seawater several shadow ships shore shrubs snow
+soccer solar sparse sport square squares stadium station storage straight stream street streets studio surface
+surrounded surrounding swimming tank tanks teaching tennis terminal terrain tiny tower track tracks traffic trees
+triangle turbine turbines unclassified vegetation vehicles viaduct villas water waterway waves wharf white wide
+winding with woods yellow
+"""
 
 
 def clip_tokenizer() -> Any:
@@ -43,15 +45,15 @@ def clip_tokenizer() -> Any:
 
 
 def wordpiece_tokenizer() -> Any:
-    """Return a BERT tokenizer, as BLIP has one, of whole words: overhead vocabulary, common English; letters spell the rest."""
+    """Return a BERT tokenizer, as BLIP has one, of whole words: overhead and common English ones; letters spell the rest."""
     from transformers import BertTokenizer
 
     common = ("".join(pair).removesuffix("</w>") for pair in _clip_merges() if pair[1].endswith("</w>"))
     words = [word for word in common if word.isascii() and word.isalnum() and len(word) > 1]
     endings = [f"##{ending}" for ending in (*LETTERS, *SUFFIXES)]
-    pieces = [*WORDPIECE_SPECIALS, *SIGNS, *LETTERS, *endings, *OVERHEAD_WORDS, *words]
+    pieces = [*WORDPIECE_SPECIALS, *SIGNS, *LETTERS, *endings, *OVERHEAD_WORDS.split(), *words]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    return BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=CONTEXT)
+    return BertTokenizer(vocab=vocabulary, do_lower_case=True, bos_token="[DEC]", model_max_length=CONTEXT)
 
 
 def _clip_merges() -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, final
+from typing import Any, ClassVar, Literal, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class LoraSettings:
     """Which layers are adapted: a preset of the model, see ``LORA_PRESETS`` beside it."""
 
 
+@runtime_checkable
 class Trained(Protocol):
     """What a fine-tuning trains and leaves behind: an ``Adapter`` or a ``WholeModel``."""
 

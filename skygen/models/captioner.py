@@ -16,7 +16,7 @@ from torch.nn import functional
 from skygen.data.images import fit_image, image_to_tensor
 from skygen.data.loading import Batch
 from skygen.models.adapters import Adapter, LoraSettings, Trained, WholeModel
-from skygen.models.weights import locate
+from skygen.models.weights import hide_loading_bars, locate, reading_weights
 from skygen.seeding import Seeds
 
 TEXT_DECODER = r"text_decoder\..*\.(query|key|value|attention\.output\.dense|intermediate\.dense|output\.dense)"
@@ -73,8 +73,10 @@ class Captioner:
         source = locate(name, "captioner", "config.json")
         from transformers import BlipForConditionalGeneration, BlipProcessor
 
-        network = BlipForConditionalGeneration.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
-        processor = BlipProcessor.from_pretrained(source)
+        hide_loading_bars()
+        with reading_weights(name):
+            network = BlipForConditionalGeneration.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
+            processor = BlipProcessor.from_pretrained(source)
         if adapter is not None:
             locate(str(Path(adapter).absolute()), "adapter", "adapter_config.json")
             network.load_adapter(str(adapter))
@@ -102,7 +104,8 @@ class Captioner:
         logits = self.network(
             pixel_values=self._normalise(batch.pixels), input_ids=inputs, attention_mask=tokens.attention_mask
         ).logits[:, :-1]
-        losses = functional.cross_entropy(logits.float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+        logits = logits.float().transpose(1, 2)
+        losses = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
         return losses.sum(dim=1) / (targets != IGNORED).sum(dim=1).clamp(min=1)
 
     @torch.inference_mode()
@@ -118,7 +121,9 @@ class Captioner:
         self.network.eval()
         captions: list[str] = []
         for start in range(0, len(images), settings.batch_size):
-            squares = [fit_image(image, self.resolution, mode="squash") for image in images[start : start + settings.batch_size]]
+            squares = [
+                fit_image(image, self.resolution, mode="squash") for image in images[start : start + settings.batch_size]
+            ]
             pixels = torch.stack([image_to_tensor(square) for square in squares]).to(self.network.device)
             tokens = self.network.generate(
                 pixel_values=self._normalise(pixels), num_beams=settings.num_beams, max_new_tokens=settings.max_new_tokens

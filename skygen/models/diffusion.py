@@ -16,7 +16,7 @@ from skygen.data.loading import Batch
 from skygen.errors import ConfigError
 from skygen.models import objectives
 from skygen.models.adapters import Adapter, LoraSettings, Trained, WholeModel
-from skygen.models.weights import locate
+from skygen.models.weights import hide_loading_bars, locate, reading_weights
 from skygen.seeding import Seeds
 
 ATTENTION = r".*attentions.*\.(to_q|to_k|to_v|to_out\.0)"
@@ -96,9 +96,11 @@ class Diffusion:
         source = locate(name, "stable_diffusion", "model_index.json")
         from diffusers import StableDiffusionPipeline
 
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            source, safety_checker=None, requires_safety_checker=False, use_safetensors=True, torch_dtype=torch.float32
-        )
+        hide_loading_bars()
+        with reading_weights(name):
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                source, safety_checker=None, requires_safety_checker=False, use_safetensors=True, torch_dtype=torch.float32
+            )
         pipeline.set_progress_bar_config(disable=True)
         if adapter is not None:
             locate(str(Path(adapter).absolute()), "adapter", "pytorch_lora_weights.safetensors")

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import ENOENT
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -63,6 +64,33 @@ def locate(name: str, part: str, index_file: str) -> str:
     )
 
 
+@contextmanager
+def reading_weights(name: str) -> Iterator[None]:
+    """Explain what a library raises where a folder or a hub's cache holds only a part of a model.
+
+    Raises:
+        UnavailableError: files are missing or damaged.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, ENOENT):
+            raise
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UnavailableError(f"{name}: its files are not all here ({reason}); copy or download all of it again.") from error
+
+
+def hide_loading_bars() -> None:
+    """Switch off the bars that transformers and diffusers draw for reading files from the disk; downloads keep theirs."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
 def skygen_home() -> Path:
     """Return the folder of files that a user downloads by hand: ``$SKYGEN_HOME``, else ``~/.cache/skygen``."""
     return Path(os.environ.get("SKYGEN_HOME") or Path.home() / ".cache" / "skygen")
@@ -81,7 +109,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     if path.suffix == ".safetensors":
-        return load_file(path)
+        with reading_weights(str(path)):
+            return load_file(path)
     try:
         with _open_checkpoint(path) as file, torch.serialization.safe_globals(_numpy_scalars()):
             content = torch.load(file, map_location="cpu", weights_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -32,6 +32,7 @@ from skygen.training.optimizer import (
 MOST_SKIPPED_IN_A_ROW = 10
 
 
+@runtime_checkable
 class Learner(Protocol):
     """A model that can be trained on pairs."""
 
@@ -199,18 +200,24 @@ class Trainer:
         """Put back the newest checkpoint that verifies, if there is one.
 
         Raises:
-            ConfigError: it belongs to other data, another seed or batch, or another number of processes.
+            ConfigError: it belongs to another model, other data, another seed or batch, or another number of processes.
         """
         checkpoint = self.checkpoints.latest()
         if checkpoint is None:
             return
         for name, now in self._identity().items():
-            before = checkpoint.state[name]
+            before = checkpoint.state.get(name, now)
             if before != now:
                 raise ConfigError(
                     f"{self.checkpoints.folder}: begun with {name} = {before}, now it is {now}; go on with "
                     "the first, or start anew under another --run.name."
                 )
+        saved = checkpoint.tensors["parameters"]
+        if {n: t.shape for n, t in saved.items()} != {n: p.shape for n, p in self.parameters.items()}:
+            raise ConfigError(
+                f"{self.checkpoints.folder}: holds other trained parameters than this model and LoRA have; go on with the "
+                "--model.name, --lora.rank and --lora.targets that the run was begun with, or choose another --run.name."
+            )
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(checkpoint.tensors["parameters"][name])
@@ -283,7 +290,8 @@ class Trainer:
     def _scale_gradient(self, images: int) -> Tensor:
         """Turn summed gradients into the mean over ``images``, clip them, and return their norm before clipping."""
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        torch._foreach_mul_(gradients, 1.0 / max(1, images))
+        if gradients:  # none yet where not one image of the first update could be read
+            torch._foreach_mul_(gradients, 1.0 / max(1, images))
         limit = self.settings.max_grad_norm or float("inf")
         return torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), limit)
 
@@ -301,6 +309,8 @@ class Trainer:
         return {
             "seed": self.stream.seeds.seed,
             "pairs": fingerprint(self.stream.pairs),
+            "images": asdict(self.stream.images),
+            "captions": asdict(self.stream.captions),
             "processes": self.accelerator.num_processes,
             "train_batch_size": self.settings.train_batch_size,
             "gradient_accumulation_steps": self.settings.gradient_accumulation_steps,

@@ -78,4 +78,4 @@ def restore_optimizer(
     for label, value in tensors.items():
         quantity, name = label.split("/", 1)
         device = "cpu" if quantity == "step" else parameters[name].device
-        optimizer.state[parameters[name]][quantity] = value.to(device)
+        optimizer.state[parameters[name]][quantity] = value.to(device, copy=True)  # not a view of the checkpoint's file

@@ -1,0 +1,132 @@
+"""The command line: quick help, exit codes, and what each command leaves behind."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from skygen import cli, diagnosis
+from skygen.evaluation.scores import Score, to_metrics
+from skygen.miniature.world import CLASSES, NOVEL_CLASSES
+
+# Processor time, not the clock on the wall: other work on the machine must not decide a test.
+MEASURE = """
+import sys, time
+import tyro
+start = time.process_time()
+from skygen.cli import main
+try:
+    main(["--help"])
+except SystemExit as end:
+    code = end.code
+seconds = time.process_time() - start
+heavy = sorted({"torch", "numpy", "diffusers", "transformers", "matplotlib", "PIL", "jinja2"} & set(sys.modules))
+print("measured", code, seconds, *heavy)
+"""
+
+
+def ends_with(argv: list[str]) -> int:
+    with pytest.raises(SystemExit) as end:
+        cli.main(argv)
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    answer = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
+    *page, measured = answer.stdout.splitlines()
+    word, code, seconds, *heavy = measured.split()
+    assert (word, code, heavy) == ("measured", "0", [])
+    assert float(seconds) < 0.5
+    help_page = "\n".join(page)
+    assert all(command in help_page for command in ("fabricate", "report", "doctor", "--version"))
+
+
+def test_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"skygen {importlib.metadata.version('skygen')}\n"
+
+
+def test_a_misspelt_command_or_flag_ends_with_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert ends_with(["fabricat", str(tmp_path)]) == 2
+    assert ends_with(["fabricate", str(tmp_path), "--pair", "3"]) == 2
+    assert "--pairs" in capsys.readouterr().err
+
+
+def test_fabricate_writes_the_classes_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "data"
+    cli.main(["fabricate", str(folder), "--pairs", "12", "--seed", "3", "--classes", "novel"])
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{folder}: train ")
+    assert said.err.count("\n") == 1
+    assert " tiles, " in said.err
+    metas = [path for path in folder.glob("meta*/*") if path.is_file()]
+    assert len(metas) == 12
+    table = next(folder.rglob("*.csv")).read_text()
+    assert len(table.splitlines()) > 1
+
+
+def test_groups_of_classes_are_resolved_and_names_kept() -> None:
+    assert cli._resolve_classes(["all"]) == CLASSES
+    assert cli._resolve_classes(["novel", NOVEL_CLASSES[0], "no such"]) == (*NOVEL_CLASSES, "no such")
+
+
+def test_an_unknown_class_is_one_sentence_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends_with(["fabricate", str(tmp_path), "--pairs", "2", "--classes", "golf coarse"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("skygen: ")
+    assert "golf coarse" in message
+    assert "golf course" in message
+    assert message.count("\n") == 1
+
+
+def test_report_goes_to_the_folder_that_holds_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [tmp_path / "runs" / name for name in ("first", "second")]
+    for index, run in enumerate(runs):
+        run.mkdir(parents=True)
+        scores = [Score("cider_d", 0.25 + index, 9, (0.2, 1.4), "tuned", "test")]
+        (run / "metrics.json").write_text(json.dumps(to_metrics("captions 1", scores)))
+    cli.main(["report", *map(str, runs), "--title", "Two & more"])
+    out = capsys.readouterr().out
+    page = tmp_path / "runs" / "report.html"
+    assert out.splitlines()[-1] == str(page)
+    assert [line.split()[2] for line in out.splitlines() if line.startswith("cider_d")] == ["0.2500", "1.2500"]
+    assert "<h1>Two &amp; more</h1>" in page.read_text()
+    assert [row["value"] for row in json.loads((tmp_path / "runs" / "metrics.json").read_text())["scores"]] == [0.25, 1.25]
+
+
+def test_report_of_no_run_is_one_sentence_and_its_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = tmp_path / "gone"
+    assert ends_with(["report", str(gone), "--output", str(tmp_path / "page.html")]) == 65
+    assert capsys.readouterr().err == f"skygen: {gone}: no such folder; give the folders of runs, such as runs/NAME.\n"
+    assert ends_with(["report"]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_answers_in_json_with_the_code_of_its_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    code = 0
+    try:
+        cli.main(["doctor", "--json"])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    answer = json.loads(capsys.readouterr().out)
+    found = {finding["name"]: finding for finding in answer["findings"]}
+    assert answer["healthy"] is all(finding["healthy"] for finding in answer["findings"]) is (code == 0)
+    assert found["torch"]["found"] == importlib.metadata.version("torch")
+    assert {"python", "tyro", "device", "disk here", "disk of HF_HOME", "HF_HUB_OFFLINE", "miniature weights"} <= set(found)
+    assert "gradio" not in found  # of an extra
+
+
+def test_doctor_tells_an_old_and_a_missing_distribution() -> None:
+    here = importlib.metadata.version("tyro")
+    old = diagnosis.check_requirement(Requirement("tyro>=99"))
+    assert (old.healthy, old.found, old.needed) == (False, here, "pip install 'tyro>=99'")
+    missing = diagnosis.check_requirement(Requirement("no-such-distribution>=1"))
+    assert (missing.healthy, missing.found) == (False, "not installed")
+    assert diagnosis.check_requirement(Requirement("tyro>=1")).healthy
