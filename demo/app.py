@@ -15,17 +15,20 @@ import gradio as gr
 
 from demo.studio import GUIDANCE, LARGEST_SEED, LONGEST_PROMPT, MOST_CANDIDATES, MOST_PICTURES, MOST_STEPS, Config, Studio
 from skygen.errors import SkygenError
-from skygen.runs import launch
+from skygen.runs import launch, logger
 
 TITLE = "# skygen\nCaptions and synthetic images for remote sensing, judged by SkyCLIP."
 NOTICE = (
     "**Synthetic images.** A model drew them; they show no real place and prove nothing about one. Each PNG says so in its "
     "metadata, with the prompt, the seed and the model that it follows from."
 )
-SCORE_NOTE = "The SkyCLIP score is the cosine of picture and text, -1 to 1; compare it between pictures of one text only."
+SCORE = "The SkyCLIP score is the cosine of picture and text, -1 to 1"
+BEST = "*Best of* draws so many for each picture and keeps the one with the highest score."
 WAITING_AT_MOST = 16
 LARGEST_UPLOAD = "10mb"
-CSS = "footer { opacity: 0.6 } .gradio-container { max-width: 1180px !important }"
+CSS = ".gradio-container { width: 100% !important; max-width: 1180px !important; margin: 0 auto !important }"
+# gradio 6.31 brings this font along, so nothing is fetched; its file of weight 600 lacks the Latin letters
+FONTS = (gr.themes.GoogleFont("IBM Plex Sans", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif")
 
 
 def build(studio: Studio) -> gr.Blocks:
@@ -50,22 +53,24 @@ def _add_drawing(studio: Studio) -> None:
             prompt = gr.Textbox(label="What is to be seen", lines=3, max_length=LONGEST_PROMPT, autofocus=True)
             with gr.Row():
                 count = gr.Slider(1, MOST_PICTURES, 4, step=1, label="Pictures")
-                candidates = gr.Slider(1, MOST_CANDIDATES, 1, step=1, label="Best of", info="by SkyCLIP score")
+                candidates = gr.Slider(1, MOST_CANDIDATES, 1, step=1, label="Best of")
             with gr.Row():
                 steps = gr.Slider(1, MOST_STEPS, 20, step=1, label="Steps")
-                guidance = gr.Slider(*GUIDANCE, 5.0, step=0.5, label="Guidance", info="1 is none")
+                guidance = gr.Slider(*GUIDANCE, 5.0, step=0.5, label="Guidance")
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LARGEST_SEED)
             with gr.Row():
                 draw_button = gr.Button("Draw", variant="primary", scale=3)
                 stop_button = gr.Button("Stop", scale=1)
         with gr.Column(scale=3):
-            gallery = gr.Gallery(
-                label="Synthetic images", format="png", columns=2, object_fit="contain", height=520, interactive=False
-            )
-            gr.Markdown(f"{NOTICE} {SCORE_NOTE}")
-    gr.Examples(studio.example_prompts(), prompt, label="Prompts as the miniature has learned them")
+            gallery = gr.Gallery(label="Synthetic images", format="png", columns=4, object_fit="contain", interactive=False)
+            gr.Markdown(f"{NOTICE}\n\n{SCORE}; compare pictures of one text only. {BEST}")
+    prompts = studio.example_prompts()
+    labels = [text.partition(": ")[2] for text in prompts]
+    gr.Examples(prompts, prompt, example_labels=labels, label="Prompts such as the miniature has learned")
 
-    def draw(text: str, seed: int, steps: int, guidance: float, count: int, candidates: int) -> Iterator[list[tuple[str, str]]]:
+    def draw(
+        text: str, seed: int | None, steps: int, guidance: float, count: int, candidates: int
+    ) -> Iterator[list[tuple[str, str]]]:
         try:
             for drawings in studio.draw(text, seed=seed, steps=steps, guidance=guidance, count=count, candidates=candidates):
                 yield [(str(drawing.path), f"SkyCLIP {drawing.score:.3f}") for drawing in drawings]
@@ -88,16 +93,18 @@ def _add_describing(studio: Studio) -> None:
     with gr.Row():
         with gr.Column(scale=2):
             # a path and no conversion: skygen's own decoder is the first that opens an upload
-            picture = gr.Image(label="Overhead picture", type="filepath", image_mode=None, sources=["upload", "clipboard"])
+            picture = gr.Image(
+                label="Overhead picture", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=300
+            )
             button = gr.Button("Describe", variant="primary")
         with gr.Column(scale=3):
             caption = gr.Textbox(label="Caption", lines=3, interactive=False)
             score = gr.Textbox(label="SkyCLIP score", interactive=False)
-            gr.Markdown(SCORE_NOTE)
+            gr.Markdown(f"{SCORE}; compare captions of one picture only.")
     gr.Examples(
         [str(path) for path in studio.example_pictures()],
         picture,
-        label="Tiles drawn by rules, as the miniature has learned them",
+        label="Tiles drawn by rules, such as the miniature has learned",
     )
 
     def describe(path: str | None) -> tuple[str, str]:
@@ -117,6 +124,7 @@ def serving(config: Config) -> dict[str, Any]:
     return {
         "server_name": config.server.host,
         "server_port": config.server.port,
+        "quiet": True,
         "share": False,
         "show_error": False,
         "max_file_size": LARGEST_UPLOAD,
@@ -129,7 +137,7 @@ def serving(config: Config) -> dict[str, Any]:
         "state_session_capacity": 256,
         "footer_links": ["settings"],
         "app_kwargs": {"docs_url": None, "redoc_url": None, "openapi_url": None},
-        "theme": gr.themes.Default(primary_hue="teal", neutral_hue="slate"),
+        "theme": gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONTS),
         "css": CSS,
     }
 
@@ -138,6 +146,7 @@ def main(config: Config) -> None:
     """Open the page and serve it until it is interrupted."""
     studio = Studio(config)
     os.environ.setdefault("GRADIO_TEMP_DIR", str(studio.folder))
+    logger.info(f"The demo: http://{config.server.host}:{config.server.port} (Ctrl-C ends it)")
     build(studio).launch(**serving(config))
 
 

@@ -28,7 +28,7 @@ LONGEST_PROMPT = 300
 MOST_PICTURES = 8
 MOST_CANDIDATES = 8
 MOST_STEPS = 100
-GUIDANCE = (1.0, 15.0)
+GUIDANCE = (1, 15)
 LARGEST_SEED = 2**31 - 1
 PICTURES_AT_A_TIME = 4
 EXAMPLES = ("harbour", "baseball field", "airport runway", "orchard", "river", "island")
@@ -120,7 +120,7 @@ class Studio:
         return self._device or pick_device()
 
     def draw(
-        self, prompt: str, *, seed: int, steps: int, guidance: float, count: int, candidates: int
+        self, prompt: str, *, seed: int | None, steps: int, guidance: float, count: int, candidates: int
     ) -> Iterator[tuple[Drawing, ...]]:
         """Draw pictures, and yield those that are finished whenever there are more of them.
 
@@ -196,9 +196,11 @@ class Studio:
         }
 
 
-def _check(what: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise ConfigError(f"The {what} is {value:g}; choose {least:g} to {most:g}.")
+def _check(what: str, value: float | None, least: float, most: float) -> None:
+    """Refuse what the page's own limits would: its programming interface does not ask them."""
+    if value is None or not least <= value <= most:
+        found = "missing" if value is None else f"{value:g}"
+        raise ConfigError(f"The {what} is {found}; choose {least} to {most}.")
 
 
 def _example_tiles(seed: int) -> list[Tile]:

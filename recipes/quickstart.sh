@@ -2,7 +2,7 @@
 # The whole of skygen on the miniature, offline, on a laptop: score pairs, fine-tune a captioner and a Stable Diffusion model,
 # draw images, score everything, write a page. The same recipes take SkyScript and the real models; see recipes/configs.
 set -euo pipefail
-export HF_HUB_OFFLINE=1
+export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}"  # the launcher would use one core
 out=runs/quickstart
 configs=recipes/configs
 launch="accelerate launch --quiet --config_file recipes/launch/cpu.yaml"

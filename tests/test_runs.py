@@ -32,7 +32,9 @@ def open_run(folder: Path, seed: int = 0, *, is_main: bool = True) -> Run:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "a" / "run_status.json").read_text())
+    fields = json.loads((folder / "a" / "run_status.json").read_text())
+    assert 0 <= fields.pop("seconds") < 60
+    return fields
 
 
 def step(number: int, loss: float = 0.5) -> Step:

@@ -99,7 +99,7 @@ class Diffusion:
         hide_loading_bars()
         with reading_weights(name):
             pipeline = StableDiffusionPipeline.from_pretrained(
-                source, safety_checker=None, requires_safety_checker=False, use_safetensors=True, torch_dtype=torch.float32
+                source, safety_checker=None, requires_safety_checker=False, use_safetensors=True, dtype=torch.float32
             )
         pipeline.set_progress_bar_config(disable=True)
         if adapter is not None:

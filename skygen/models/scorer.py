@@ -160,8 +160,8 @@ def _find_published(backbone: Backbone) -> Path:
         if (folder / candidate).is_file():
             return folder / candidate
     raise UnavailableError(
-        f"{backbone.archive}: its weights are not here; download {backbone.url} and put the zip (or the "
-        f"epoch_20.pt inside it) at {folder / backbone.archive}.zip."
+        f"{backbone.archive}: its weights are not here; download {backbone.url} and put it at "
+        f"{folder / backbone.archive}.zip, or the file inside it at {folder / backbone.archive}/epoch_20.pt."
     )
 
 
