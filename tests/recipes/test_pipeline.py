@@ -1,0 +1,111 @@
+"""The recipes in the order of the quick start, on tiny random models: what each leaves behind, and its exit code."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TEST_CSV = "SkyScript_test_30K_filtered_by_CLIP_openai.csv"
+TRAIN_CSV = "SkyScript_train_unfiltered_5M.csv"
+
+
+def recipe(name: str, *words: str | Path, code: int = 0) -> str:
+    """Run a recipe as a user would, and return what it said."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(REPOSITORY / "recipes" / f"{name}.py"), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=REPOSITORY, timeout=300, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def read_lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def damaged(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world with one training image cut short."""
+    root = tmp_path_factory.mktemp("damaged") / "world"
+    shutil.copytree(world, root)
+    victim = root / (root / TRAIN_CSV).read_text().splitlines()[1].split(",")[0]
+    victim.write_bytes(victim.read_bytes()[:400])
+    return root
+
+
+@pytest.mark.slow
+def test_pairs_are_scored_and_a_bad_image_is_noted_not_lost(damaged: Path, skyclip_folder: Path, tmp_path: Path) -> None:
+    words = ["--run.name", "scores", "--run.root", tmp_path, "--pairs.root", damaged, "--pairs.csv", TRAIN_CSV,
+             "--scorer.name", skyclip_folder, "--keep", "top_50_percent"]  # fmt: skip
+    sentence = recipe("score_pairs", *words, code=65)
+    assert "rejects.jsonl" in sentence and "max_bad_fraction" in sentence
+    assert read_json(tmp_path / "scores" / "run_status.json")["state"] == "failed"
+    recipe("score_pairs", *words, "--pairs.max_bad_fraction", "0.1")
+    run = tmp_path / "scores"
+    rejects, scores = read_lines(run / "rejects.jsonl"), read_lines(run / "scores.jsonl")
+    assert len(rejects) == 1 and len(scores) == 47
+    assert rejects[0]["key"] not in {row["key"] for row in scores}
+    kept = [row for row in scores if row["kept"]]
+    assert len(kept) == len((run / "kept.csv").read_text().splitlines()) - 1 == 24
+    assert min(row["similarity"] for row in kept) >= max(row["similarity"] for row in scores if not row["kept"])
+    assert read_json(run / "run_status.json")["state"] == "finished"
+
+
+@pytest.mark.slow
+def test_images_are_drawn_captioned_and_scored(
+    world: Path, stable_diffusion_folder: Path, captioner_folder: Path, skyclip_folder: Path, tmp_path: Path
+) -> None:
+    scorer = ["--scorer.name", skyclip_folder]
+    test_pairs = ["--pairs.root", world, "--pairs.csv", TEST_CSV, "--pairs.split", "test"]
+    generate = ["--run.name", "drawn", "--run.root", tmp_path, "--prompts.file", world / TEST_CSV, *scorer, "--model.name",
+                stable_diffusion_folder, "--generation.num_inference_steps", "2"]  # fmt: skip
+    recipe("generate", *generate)
+    samples = tmp_path / "drawn" / "samples"
+    before = {path.name: path.read_bytes() for path in sorted((samples / "images").iterdir())}
+    assert len(before) == 6 == len(read_lines(samples / "metadata.jsonl"))
+    (samples / "images" / "000004.png").unlink()
+    recipe("generate", *generate)  # the same command again draws what is missing
+    after = {path.name: path.read_bytes() for path in sorted((samples / "images").iterdir())}
+    assert after.keys() == before.keys()
+    assert all(after[name] == before[name] for name in before if name != "000004.png")
+
+    recipe("caption", "--run.name", "captioned", "--run.root", tmp_path, "--images", samples / "images", "--model.name",
+           captioner_folder, "--captioning.num_beams", "1", "--captioning.max_new_tokens", "4")  # fmt: skip
+    lines = read_lines(tmp_path / "captioned" / "captions.jsonl")
+    assert [Path(line["file_name"]).name for line in lines] == list(before)
+
+    recipe("evaluate_images", "--run.name", "images", "--run.root", tmp_path, "--samples.root", samples, *test_pairs, *scorer)
+    scores = read_json(tmp_path / "images" / "metrics.json")["scores"]
+    found = {(score["name"], score["model"]) for score in scores}
+    assert found == {("kid", "base"), ("skyclip_score", "base"), ("skyclip_score", "shuffled"), ("skyclip_score", "real")}
+    pictures = read_lines(tmp_path / "images" / "pictures.jsonl")
+    assert len(pictures) == 6
+    assert all(Image.open(picture["base"]).size == (64, 64) and Path(picture["real"]).is_file() for picture in pictures)
+
+
+@pytest.mark.slow
+def test_captions_are_scored_beside_their_baselines(
+    world: Path, captioner_folder: Path, skyclip_folder: Path, tmp_path: Path
+) -> None:
+    recipe("evaluate_captions", "--run.name", "captions", "--run.root", tmp_path, "--pairs.root", world, "--pairs.csv",
+           TEST_CSV, "--pairs.split", "test", "--baseline.csv", TRAIN_CSV, "--model.name", captioner_folder,
+           "--scorer.name", skyclip_folder, "--captioning.max_new_tokens", "4")  # fmt: skip
+    scores = read_json(tmp_path / "captions" / "metrics.json")["scores"]
+    writers = {score["model"] for score in scores if score["name"] == "cider_d"}
+    assert writers == {"base", "constant", "class_mode", "shuffled"}
+    assert {score["name"] for score in scores} >= {"bleu_4", "rouge_l", "cider_d", "clip_score", "ref_clip_score"}
+    assert all(score["count"] == 6 and score["interval"] is not None for score in scores)
+    rows = read_lines(tmp_path / "captions" / "captions.jsonl")
+    assert len(rows) == 6
+    assert all(set(row["captions"]) == writers for row in rows)
+    assert not any(reference.startswith("a satellite image") for row in rows for reference in row["references"])
