@@ -7,6 +7,8 @@ python demo/app.py --diffusion.adapter runs/quickstart/diffusion/adapter --capti
 from __future__ import annotations
 
 import os
+import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,10 +94,7 @@ def _add_drawing(studio: Studio) -> None:
 def _add_describing(studio: Studio) -> None:
     with gr.Row():
         with gr.Column(scale=2):
-            # a path and no conversion: skygen's own decoder is the first that opens an upload
-            picture = gr.Image(
-                label="Overhead picture", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=300
-            )
+            picture = gr.Image(label="Overhead picture", type="filepath", sources=["upload", "clipboard"], height=300)
             button = gr.Button("Describe", variant="primary")
         with gr.Column(scale=3):
             caption = gr.Textbox(label="Caption", lines=3, interactive=False)
@@ -107,16 +106,24 @@ def _add_describing(studio: Studio) -> None:
         label="Tiles drawn by rules, such as the miniature has learned",
     )
 
-    def describe(path: str | None) -> tuple[str, str]:
-        if path is None:
+    def describe(upload: dict[str, Any] | None) -> tuple[str, str]:
+        if not upload or not upload["path"]:
             raise gr.Error("Choose a picture first.", print_exception=False)
         try:
-            description = studio.describe(Path(path))
+            description = studio.describe(Path(upload["path"]))
         except SkygenError as error:
             raise gr.Error(f"This picture cannot be read: {error}.", print_exception=False) from error
         return description.caption, f"{description.score:.3f}"
 
-    button.click(describe, picture, [caption, score], api_name="describe", concurrency_id="models", trigger_mode="once")
+    button.click(
+        describe,
+        picture,
+        [caption, score],
+        preprocess=False,  # of an upload, only the path: skygen's own decoder is the first that opens the file
+        api_name="describe",
+        concurrency_id="models",
+        trigger_mode="once",
+    )
 
 
 def serving(config: Config) -> dict[str, Any]:
@@ -143,11 +150,13 @@ def serving(config: Config) -> dict[str, Any]:
 
 
 def main(config: Config) -> None:
-    """Open the page and serve it until it is interrupted."""
-    studio = Studio(config)
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(studio.folder))
-    logger.info(f"The demo: http://{config.server.host}:{config.server.port} (Ctrl-C ends it)")
-    build(studio).launch(**serving(config))
+    """Open the page and serve it until it is interrupted or asked to end."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: the folder goes with the page
+    with tempfile.TemporaryDirectory(prefix="skygen-demo-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # uploads too go with the page
+        page = build(Studio(config, Path(folder)))
+        logger.info(f"The demo: http://{config.server.host}:{config.server.port} (Ctrl-C ends it)")
+        page.launch(**serving(config))
 
 
 if __name__ == "__main__":

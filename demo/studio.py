@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from skygen.data.captions import AERIAL_PREFIX, SATELLITE_PREFIX
 from skygen.data.images import open_image
@@ -24,6 +24,7 @@ from skygen.models.scorer import Scorer, ScorerSettings, require
 from skygen.models.weights import ModelSettings, locate
 from skygen.seeding import Seeds
 
+Number = TypeVar("Number", int, float)
 LONGEST_PROMPT = 300
 MOST_PICTURES = 8
 MOST_CANDIDATES = 8
@@ -83,21 +84,20 @@ class Studio:
 
     Args:
         config: which models.
+        folder: gets what is shown on the page.
         device: where they compute; the best there is when left out.
 
     Raises:
         UnavailableError: weights are not here; nothing is loaded to find out.
     """
 
-    def __init__(self, config: Config, device: str | None = None) -> None:
+    def __init__(self, config: Config, folder: Path, device: str | None = None) -> None:
         locate(config.diffusion.name, "stable_diffusion", "model_index.json")
         locate(config.captioner.name, "captioner", "config.json")
         require(config.scorer.name)
         self.config = config
         self._device = device
-        # everything that is shown lies here, and is removed when the studio is
-        self._folder = tempfile.TemporaryDirectory(prefix="skygen-demo-")
-        self.folder = Path(self._folder.name)
+        self.folder = folder
 
     @cached_property
     def diffusion(self) -> Diffusion:
@@ -138,7 +138,7 @@ class Studio:
         text = prompt.strip()
         if not text or len(text) > LONGEST_PROMPT:
             raise ConfigError(f"Write a prompt of 1 to {LONGEST_PROMPT} characters; this one has {len(text)}.")
-        _check("seed", seed, 0, LARGEST_SEED)
+        chosen = Seeds(_check("seed", seed, 0, LARGEST_SEED))
         _check("number of steps", steps, 1, MOST_STEPS)
         _check("guidance", guidance, *GUIDANCE)
         _check("number of pictures", count, 1, MOST_PICTURES)
@@ -146,9 +146,9 @@ class Studio:
         generation = GenerationSettings(
             num_inference_steps=steps, guidance_scale=guidance, batch_size=max(PICTURES_AT_A_TIME, candidates)
         )
-        selection, seeds, folder = SelectionSettings(candidates), Seeds(seed), self._new_folder()
+        selection, folder = SelectionSettings(candidates), self._new_folder()
         samples = draw_samples(
-            self.diffusion, self.scorer, [Prompt(text)], range(count), generation, selection, seeds, folder, self._origin()
+            self.diffusion, self.scorer, [Prompt(text)], range(count), generation, selection, chosen, folder, self._origin()
         )
         drawings: tuple[Drawing, ...] = ()
         for sample in samples:
@@ -196,11 +196,12 @@ class Studio:
         }
 
 
-def _check(what: str, value: float | None, least: float, most: float) -> None:
+def _check(what: str, value: Number | None, least: int, most: int) -> Number:
     """Refuse what the page's own limits would: its programming interface does not ask them."""
     if value is None or not least <= value <= most:
         found = "missing" if value is None else f"{value:g}"
         raise ConfigError(f"The {what} is {found}; choose {least} to {most}.")
+    return value
 
 
 def _example_tiles(seed: int) -> list[Tile]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,7 +149,22 @@ def _save_diffusers(folder: Path, state: Mapping[str, Tensor], config: Any) -> P
 
     metadata = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=dict(state), unet_lora_adapter_metadata=metadata)
-    return folder / "pytorch_lora_weights.safetensors"
+    path = folder / "pytorch_lora_weights.safetensors"
+    _sort_metadata(path)
+    return path
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put a file's metadata in order: safetensors writes it in a random one, and equal adapters would be unequal files."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    working = path.with_name(f".{path.name}.{os.getpid()}")
+    working.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+    working.replace(path)
 
 
 def _save_peft(folder: Path, state: Mapping[str, Tensor], config: Any) -> Path:

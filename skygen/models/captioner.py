@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from skygen.data.images import fit_image, image_to_tensor
 from skygen.data.loading import Batch
+from skygen.errors import UnavailableError
 from skygen.models.adapters import Adapter, LoraSettings, Trained, WholeModel
 from skygen.models.weights import hide_loading_bars, locate, reading_weights
 from skygen.seeding import Seeds
@@ -77,6 +78,8 @@ class Captioner:
         with reading_weights(name):
             network = BlipForConditionalGeneration.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
             processor = BlipProcessor.from_pretrained(source)
+        if len(processor.tokenizer) < network.config.text_config.vocab_size // 2:  # transformers makes up an empty one
+            raise UnavailableError(f"{name}: the files of its tokenizer are not here; copy or download the whole model again.")
         if adapter is not None:
             locate(str(Path(adapter).absolute()), "adapter", "adapter_config.json")
             network.load_adapter(str(adapter))

@@ -73,11 +73,7 @@ class Scorer:
         """
         if name in BACKBONES:
             return cls(name, *_load_published(BACKBONES[name], device), BACKBONES[name].trained_on, batch_size)
-        folder = _locate(name)
-        import open_clip
-
-        model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}", device=device)
-        return cls(name, model, preprocess, open_clip.get_tokenizer(f"local-dir:{folder}"), (), batch_size)
+        return cls(name, *_load_folder(_locate(name), device), (), batch_size)
 
     def embed_images(self, images: Sequence[Picture]) -> Float[np.ndarray, "count dimension"]:
         """Embed images.
@@ -150,6 +146,20 @@ def _locate(name: str) -> str:
             f"miniature, {', '.join(BACKBONES)}."
         )
     return locate(name, "skyclip", "open_clip_config.json")
+
+
+def _load_folder(folder: str, device: str) -> tuple[Any, Callable[[Image.Image], Any], Callable[[list[str]], Any]]:
+    import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    try:  # without require_pretrained, a folder that lacks its weights would become a CLIP of random ones
+        model = open_clip.create_model(f"local-dir:{folder}", device=device, require_pretrained=True)
+    except RuntimeError as error:
+        raise UnavailableError(
+            f"{folder}: its weights are missing or do not fit its open_clip_config.json; copy the whole model again."
+        ) from error
+    preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+    return model, preprocess, open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
 def _find_published(backbone: Backbone) -> Path:

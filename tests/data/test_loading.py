@@ -1,0 +1,160 @@
+"""The stream of examples has no state: any process, worker and resume sees the same ones at the same place."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from skygen.data.images import image_to_tensor, open_image
+from skygen.data.loading import Batch, CaptionSettings, ImageSettings, PairStream, Positions, collate, fingerprint, load_batches
+from skygen.data.pairs import Pair, read_pairs
+from skygen.data.rejects import Rejects
+from skygen.seeding import Seeds
+
+SMALL = ImageSettings(resolution=16)
+
+
+@pytest.fixture(scope="module")
+def pairs(world: Path) -> list[Pair]:
+    return read_pairs(world, split="train")
+
+
+def stream(pairs: list[Pair], images: ImageSettings = SMALL, captions: CaptionSettings | None = None, seed: int = 1) -> PairStream:
+    return PairStream(pairs, images, captions or CaptionSettings(), Seeds(seed), Rejects(None))
+
+
+def keys(batches: list[Batch]) -> list[str]:
+    return [key for batch in batches for key in batch.keys]
+
+
+def same(first: Batch, second: Batch) -> bool:
+    return torch.equal(first.pixels, second.pixels) and (first.captions, first.keys) == (second.captions, second.keys)
+
+
+def test_any_place_can_be_read_first(pairs: list[Pair]) -> None:
+    in_order = stream(pairs)
+    walked = [in_order[position] for position in range(130)]
+    jumped = stream(pairs)
+    assert len(pairs) < 60  # so that position 129 lies in a later shuffle
+    for position in (129, 3, 60, 0):
+        there, here = jumped[position], walked[position]
+        assert there is not None
+        assert here is not None
+        assert torch.equal(there.pixels, here.pixels)
+        assert (there.caption, there.key) == (here.caption, here.key)
+
+
+def test_every_shuffle_holds_each_pair_once_and_no_two_are_alike(pairs: list[Pair]) -> None:
+    count = len(pairs)
+    read = keys(list(load_batches(stream(pairs), Positions(0, 3 * count, 1))))
+    shuffles = [read[start : start + count] for start in range(0, 3 * count, count)]
+    assert [sorted(shuffle) for shuffle in shuffles] == [sorted(pair.key for pair in pairs)] * 3
+    assert len({tuple(shuffle) for shuffle in shuffles}) == 3
+
+
+def test_another_seed_is_another_order(pairs: list[Pair]) -> None:
+    orders = [keys(list(load_batches(stream(pairs, seed=seed), Positions(0, 4, 5)))) for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_processes_share_one_order_without_overlap(pairs: list[Pair]) -> None:
+    alone = list(load_batches(stream(pairs), Positions(2, 6, batch_size=6)))
+    ranks = [list(load_batches(stream(pairs), Positions(2, 6, 2, rank, processes=3))) for rank in range(3)]
+    together = [collate_batches(parts) for parts in zip(*ranks, strict=True)]
+    assert len(together) == 4
+    assert all(same(one, many) for one, many in zip(alone, together, strict=True))
+    assert all(len(set(batch.keys)) == 6 for batch in together)
+
+
+def collate_batches(parts: tuple[Batch, ...]) -> Batch:
+    pixels = torch.cat([part.pixels for part in parts])
+    captions = tuple(caption for part in parts for caption in part.captions)
+    return Batch(pixels, captions, tuple(key for part in parts for key in part.keys))
+
+
+def test_worker_processes_change_nothing(pairs: list[Pair]) -> None:
+    global_state = torch.get_rng_state()
+    loaded = [list(load_batches(stream(pairs), Positions(5, 13, 4), workers)) for workers in (0, 2)]
+    assert len(loaded[0]) == len(loaded[1]) == 8
+    assert all(same(one, other) for one, other in zip(*loaded, strict=True))
+    assert torch.equal(torch.get_rng_state(), global_state)
+
+
+def test_pixels_are_the_picture_turned_in_one_of_eight_ways(pairs: list[Pair], tmp_path: Path) -> None:
+    open_image(pairs[0].image).resize((16, 16)).save(tmp_path / "square.png")
+    only = replace(pairs[0], image=tmp_path / "square.png")
+    whole = image_to_tensor(open_image(only.image))
+    turned = {torch.rot90(v, k, (1, 2)).numpy().tobytes() for v in (whole, whole.flip(2)) for k in range(4)}
+    examples = [stream([only])[position] for position in range(64)]
+    seen = {example.pixels.numpy().tobytes() for example in examples if example is not None}
+    assert len(examples) == 64
+    assert seen == turned
+    plain = stream([only], replace(SMALL, random_dihedral=False))[3]
+    assert plain is not None
+    assert torch.equal(plain.pixels, whole)
+    assert plain.pixels.min() >= -1
+    assert plain.pixels.max() <= 1
+
+
+def test_captions_are_dropped_as_often_as_asked_and_drawn_from_all(pairs: list[Pair]) -> None:
+    """Within 4 standard deviations, 0.3 +- 0.065 of 800."""
+    several = replace(pairs[0], captions=("a satellite image of a dam", "two"))
+    drawn = [
+        example.caption
+        for example in map(stream([several], captions=CaptionSettings(dropout=0.3)).__getitem__, range(800))
+        if example is not None
+    ]
+    assert len(drawn) == 800
+    assert abs(drawn.count("") / 800 - 0.3) < 0.065
+    assert abs(drawn.count("two") / 800 - 0.35) < 0.07
+    assert set(drawn) == {"", "two", "a satellite image of a dam"}
+
+
+def test_dropout_changes_no_other_draw(pairs: list[Pair]) -> None:
+    """Two runs that differ in dropout alone see the same pixels."""
+    kept, dropped = (stream(pairs, captions=CaptionSettings(dropout=share))[7] for share in (0.0, 1.0))
+    assert kept is not None
+    assert dropped is not None
+    assert (kept.caption != "", dropped.caption) == (True, "")
+    assert torch.equal(kept.pixels, dropped.pixels)
+
+
+def test_the_view_prefix_goes_only_when_asked(pairs: list[Pair]) -> None:
+    pair = replace(pairs[0], captions=("a satellite image of a dam",))
+    captions = [stream([pair], captions=CaptionSettings(strip_prefix=strip))[0] for strip in (True, False)]
+    assert [example.caption for example in captions if example is not None] == ["a dam", "a satellite image of a dam"]
+
+
+@pytest.fixture
+def damaged(pairs: list[Pair], tmp_path: Path) -> Pair:
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(pairs[1].image.read_bytes()[:300])
+    return replace(pairs[1], key="cut.jpg", image=path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_image_makes_the_batch_smaller_and_is_noted(workers: int, pairs: list[Pair], damaged: Pair, tmp_path: Path) -> None:
+    few = [*pairs[:3], damaged]
+    rejects = Rejects(tmp_path / "rejects.jsonl")
+    reader = PairStream(few, SMALL, CaptionSettings(), Seeds(1), rejects)
+    batches = list(load_batches(reader, Positions(0, 3, 4), workers))
+    assert [sorted(batch.keys) for batch in batches] == [sorted(pair.key for pair in pairs[:3])] * 3
+    assert [tuple(batch.pixels.shape) for batch in batches] == [(3, 3, 16, 16)] * 3
+    assert [len(batch.captions) for batch in batches] == [3, 3, 3]
+    lines = (tmp_path / "rejects.jsonl").read_text().splitlines()
+    assert len(lines) == 1
+    assert '"key": "cut.jpg"' in lines[0]
+    assert str(damaged.image) in lines[0]
+
+
+def test_a_batch_of_bad_images_holds_none(damaged: Pair) -> None:
+    (batch,) = load_batches(stream([damaged]), Positions(0, 1, 4))
+    assert (tuple(batch.pixels.shape), batch.captions, batch.keys) == ((0, 3, 16, 16), (), ())
+    assert tuple(collate([], 16).pixels.shape) == (0, 3, 16, 16)
+
+
+def test_a_fingerprint_tells_keys_captions_and_order(pairs: list[Pair]) -> None:
+    changed = [pairs[1:], pairs[::-1], [replace(pairs[0], captions=("other",)), *pairs[1:]], pairs]
+    assert len({fingerprint(some) for some in changed}) == 4
+    assert fingerprint(list(pairs)) == fingerprint(pairs)
