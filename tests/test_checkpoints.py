@@ -1,7 +1,7 @@
 """A checkpoint is whole or absent: whatever happens to the newest, the one before it is found."""
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -77,7 +77,9 @@ DAMAGES = [flip_a_bit, cut_short, lose_a_file, change_the_state, lose_the_manife
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_and_said(damage, saved: Checkpoints, caplog: pytest.LogCaptureFixture) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_checkpoint_is_passed_over_and_said(
+    damage: Callable[[Path], None], saved: Checkpoints, caplog: pytest.LogCaptureFixture
+) -> None:
     damage(saved.folder / "step-000002")
     latest = saved.latest()
     assert latest is not None

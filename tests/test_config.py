@@ -65,14 +65,18 @@ def test_a_misspelt_key_ends_with_2_and_suggests_the_right_one(
 @pytest.mark.parametrize("word", ["no", "bf16"])
 def test_a_word_that_old_yaml_takes_for_a_truth_value_stays_a_word(word: str, tmp_path: Path) -> None:
     assert config.parse(Settings, [write(tmp_path, f"name: on\ntrain:\n  mixed_precision: {word}\n")]) == Settings(
-        name="on", train=Train(mixed_precision=word)  # type: ignore[arg-type]
+        name="on",
+        train=Train(mixed_precision=word),  # type: ignore[arg-type]
     )
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("train:\n  learning_rate: null\n", "--train.learning_rate: null is not a value; leave the key out to keep the default."),
+        (
+            "train:\n  learning_rate: null\n",
+            "--train.learning_rate: null is not a value; leave the key out to keep the default.",
+        ),
         ("train:\n", "--train: null is not a value"),
         ("- a\n", "holds a list; a config is a mapping of sections"),
         ("train: [1\n", "not valid YAML"),

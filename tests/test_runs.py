@@ -141,7 +141,10 @@ def test_the_record_of_a_run_is_complete(tmp_path: Path) -> None:
 def test_another_seed_does_not_continue_a_run(tmp_path: Path) -> None:
     with open_run(tmp_path, seed=1):
         pass
-    with pytest.raises(ConfigError, match=r"begun with --run\.seed 1, now it is 2; use the same seed"), open_run(tmp_path, seed=2):
+    with (
+        pytest.raises(ConfigError, match=r"begun with --run\.seed 1, now it is 2; use the same seed"),
+        open_run(tmp_path, seed=2),
+    ):
         pass
     assert status(tmp_path)["state"] == "finished"
     with open_run(tmp_path, seed=1):

@@ -20,7 +20,6 @@ from skygen.seeding import Seeds
 from skygen.training.loop import Trainer, TrainSettings
 
 SIDE = 8
-NO_TURNS = ImageSettings(resolution=SIDE, random_dihedral=False)
 
 
 class Linear:
@@ -64,7 +63,11 @@ def build_learner(kind: str, folders: dict[str, Path], lora: LoraSettings | None
 
 
 def build_stream(
-    pairs: list[Pair], side: int = SIDE, seed: int = 5, images: ImageSettings | None = None, captions: CaptionSettings | None = None
+    pairs: list[Pair],
+    side: int = SIDE,
+    seed: int = 5,
+    images: ImageSettings | None = None,
+    captions: CaptionSettings | None = None,
 ) -> PairStream:
     """Return a stream over pairs, whose rejects are kept in memory."""
     images = images or ImageSettings(resolution=side)

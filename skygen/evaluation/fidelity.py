@@ -134,23 +134,19 @@ def fidelity_scores(
     def kernel(one: Features, other: Features) -> float:
         return kernel_distance(one, other, seeds=seeds)
 
-    distances: list[tuple[str, Callable[[Features, Features], float], int]] = [
-        ("fid", frechet_distance, dimension + 1),
-        ("kid", kernel, 2),
-    ]
+    least = {"fid": dimension + 1, "kid": 2}
+    distances: dict[str, Callable[[Features, Features], float]] = {"fid": frechet_distance, "kid": kernel}
     scores = []
-    for name, distance, needed in distances:
-        if fewest < needed:
+    for name, distance in distances.items():
+        if fewest < least[name]:
             _LOG.warning(
                 "%s of %s is left out: with %s's %d features it needs at least %d images on both sides, and there are "
                 "%d real and %d generated ones",
-                name, model, extractor, dimension, needed, len(real), len(generated),
+                name, model, extractor, dimension, least[name], len(real), len(generated),
             )  # fmt: skip
             continue
         value = distance(real, generated)
-        interval = None
-        if fewest >= 4:
-            interval = _interval(value, distance, real, generated, seeds=seeds, resamples=resamples)
+        interval = _interval(value, distance, real, generated, seeds=seeds, resamples=resamples) if fewest >= 4 else None
         if name == "fid" and interval is not None:
             interval = max(0.0, interval[0]), interval[1]  # no distance of normal distributions lies below
         scores.append(Score(name, value, len(generated), interval, model, subset, extractor))

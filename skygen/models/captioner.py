@@ -21,10 +21,11 @@ from skygen.models.weights import hide_loading_bars, locate, reading_weights
 from skygen.seeding import Seeds
 
 TEXT_DECODER = r"text_decoder\..*\.(query|key|value|attention\.output\.dense|intermediate\.dense|output\.dense)"
+WORD_HEAD = r"text_decoder\.cls\.predictions\.(transform\.dense|decoder)"  # without it, words new to the base stay unlikely
 LORA_PRESETS = {
     "default": TEXT_DECODER,
     "text_decoder": TEXT_DECODER,
-    "all": TEXT_DECODER + r"|vision_model\..*\.(qkv|projection|fc1|fc2)",
+    "all": TEXT_DECODER + "|" + WORD_HEAD + r"|vision_model\..*\.(qkv|projection|fc1|fc2)",
 }
 IGNORED = -100
 

@@ -20,7 +20,9 @@ def pairs(world: Path) -> list[Pair]:
     return read_pairs(world, split="train")
 
 
-def stream(pairs: list[Pair], images: ImageSettings = SMALL, captions: CaptionSettings | None = None, seed: int = 1) -> PairStream:
+def stream(
+    pairs: list[Pair], images: ImageSettings = SMALL, captions: CaptionSettings | None = None, seed: int = 1
+) -> PairStream:
     return PairStream(pairs, images, captions or CaptionSettings(), Seeds(seed), Rejects(None))
 
 
@@ -134,7 +136,9 @@ def damaged(pairs: list[Pair], tmp_path: Path) -> Pair:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_image_makes_the_batch_smaller_and_is_noted(workers: int, pairs: list[Pair], damaged: Pair, tmp_path: Path) -> None:
+def test_a_bad_image_makes_the_batch_smaller_and_is_noted(
+    workers: int, pairs: list[Pair], damaged: Pair, tmp_path: Path
+) -> None:
     few = [*pairs[:3], damaged]
     rejects = Rejects(tmp_path / "rejects.jsonl")
     reader = PairStream(few, SMALL, CaptionSettings(), Seeds(1), rejects)

@@ -111,7 +111,9 @@ def test_peft_loads_the_adapter_to_the_same_captions(preset: str, reloaded: Any)
 
 def test_wider_presets_adapt_more_layers(reloaded: Any) -> None:
     here, _, _ = reloaded
-    counts = {name: here[f"{name}-loaded"] for name in (*(f"diffusion-{p}" for p in DIFFUSION_PRESETS[:3]), "captioner-default")}
+    counts = {
+        name: here[f"{name}-loaded"] for name in (*(f"diffusion-{p}" for p in DIFFUSION_PRESETS[:3]), "captioner-default")
+    }
     assert counts["diffusion-attention"] < counts["diffusion-attention_ff"] < counts["diffusion-attention_ff_conv"]
     assert counts["captioner-default"] < here["captioner-all-loaded"]
     assert here["diffusion-default-loaded"] == counts["diffusion-attention"]
@@ -127,7 +129,9 @@ def test_skygen_loads_its_own_adapters(reloaded: Any, captioner_folder: Path, st
 
 @pytest.mark.parametrize("kind", ["diffusion", "captioner"])
 def test_a_learner_computes_as_its_base_for_a_while(kind: str, captioner_folder: Path, stable_diffusion_folder: Path) -> None:
-    learner: Any = Diffusion.load(str(stable_diffusion_folder)) if kind == "diffusion" else Captioner.load(str(captioner_folder))
+    learner: Any = (
+        Diffusion.load(str(stable_diffusion_folder)) if kind == "diffusion" else Captioner.load(str(captioner_folder))
+    )
     base = outputs_of(learner)
     with without_adapter(learner.network):
         assert all(np.array_equal(outputs_of(learner)[name], base[name]) for name in base)

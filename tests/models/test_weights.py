@@ -37,7 +37,13 @@ def training_checkpoint() -> dict[str, Any]:
             "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(4, 3)}},
             "param_groups": [{"lr": np.float64(1e-9), "betas": (0.9, 0.98), "params": [0]}],
         },
-        "scaler": {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 7},
+        "scaler": {
+            "scale": 65536.0,
+            "growth_factor": 2.0,
+            "backoff_factor": 0.5,
+            "growth_interval": 2000,
+            "_growth_tracker": 7,
+        },
     }
 
 

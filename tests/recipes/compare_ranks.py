@@ -36,7 +36,9 @@ def main(world: Path, model: Path, out: Path) -> None:
     learner = Watched(inner)
     size = IMAGES_AN_UPDATE // accelerator.num_processes
     stream = build_stream(train_pairs(world), 64)
-    trainer = build_trainer(learner, parameters, stream, accelerator, out / "checkpoints", max_train_steps=2, train_batch_size=size)
+    trainer = build_trainer(
+        learner, parameters, stream, accelerator, out / "checkpoints", max_train_steps=2, train_batch_size=size
+    )
     steps = []
     for step in trainer.steps():
         content = b"".join(parameter.detach().numpy().tobytes() for parameter in parameters.values())

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,19 @@ ADAPTERS = {
     "finetune_captioner": "adapter/adapter_model.safetensors",
     "finetune_diffusion": "adapter/pytorch_lora_weights.safetensors",
 }
+
+
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_runs_on() -> Iterator[None]:
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            kill_all(process.pid)
+            process.communicate()
 
 
 def launcher(processes: int) -> list[str]:
@@ -38,15 +52,25 @@ def flags(recipe: str, name: str, root: Path, world: Path, model: Path, **train:
 
 def start(command: list[str]) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
+    STARTED.append(process)
+    return process
 
 
 def finish(process: subprocess.Popen[str]) -> str:
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
     return said
+
+
+def kill_all(process: int) -> None:
+    """Kill -9 a process and all that it started, those first: torchrun's workers are in sessions of their own."""
+    children = (path.read_text().split() for path in Path(f"/proc/{process}/task").glob("*/children"))
+    for child in [int(child) for some in children for child in some]:
+        kill_all(child)
+    os.kill(process, signal.SIGKILL)
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -79,7 +103,7 @@ def test_killed_and_started_again_is_not_interrupted(
     unbroken = start(command("unbroken"))
     killed = start(command("broken"))
     wait_for(tmp_path / "broken" / "checkpoints" / "step-000003", killed)
-    os.killpg(killed.pid, signal.SIGKILL)
+    kill_all(killed.pid)
     killed.communicate()
     assert not (tmp_path / "broken" / ADAPTERS[recipe]).exists()
     assert json.loads((tmp_path / "broken" / "run_status.json").read_text())["state"] == "running"
@@ -99,7 +123,9 @@ def test_killed_and_started_again_is_not_interrupted(
 
 def test_asked_to_stop_it_saves_ends_with_75_and_continues(world: Path, captioner_folder: Path, tmp_path: Path) -> None:
     def command(steps: int) -> list[str]:
-        words = flags("finetune_captioner", "a", tmp_path, world, captioner_folder, max_train_steps=steps, checkpointing_steps=0)
+        words = flags(
+            "finetune_captioner", "a", tmp_path, world, captioner_folder, max_train_steps=steps, checkpointing_steps=0
+        )
         return [sys.executable, *words]
 
     process = start(command(400))

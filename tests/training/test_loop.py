@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from toy import SIDE, Linear, OneByOne, build_learner, build_stream, build_trainer, train_pairs
 
 from skygen.data.images import open_image
 from skygen.data.loading import Batch, CaptionSettings, ImageSettings
@@ -18,7 +19,6 @@ from skygen.errors import ConfigError, Preempted, SkygenError
 from skygen.models.adapters import LoraSettings
 from skygen.training.loop import Step, Trainer
 from skygen.training.optimizer import learning_rate_at
-from toy import SIDE, Linear, OneByOne, build_learner, build_stream, build_trainer, train_pairs
 
 KINDS = ["linear", "diffusion", "captioner"]
 RESOLUTIONS = {"linear": SIDE, "diffusion": 64, "captioner": 64}
@@ -36,7 +36,9 @@ def folders(captioner_folder: Path, stable_diffusion_folder: Path) -> dict[str, 
 
 def linear(pairs: list[Pair], accelerator: Any, folder: Path, learner: Any = None, **settings: Any) -> Trainer:
     learner = learner or Linear(noise=0.3)
-    return build_trainer(learner, dict(learner.network.named_parameters()), build_stream(pairs), accelerator, folder, **settings)
+    return build_trainer(
+        learner, dict(learner.network.named_parameters()), build_stream(pairs), accelerator, folder, **settings
+    )
 
 
 def copies(tensors: Any) -> dict[str, Tensor]:
@@ -315,9 +317,7 @@ def is_worker(process: int) -> bool:
 
 
 @pytest.mark.parametrize("good", [0, 2])
-def test_unreadable_images_make_the_update_smaller(
-    good: int, pairs: list[Pair], accelerator: Any, tmp_path: Path
-) -> None:
+def test_unreadable_images_make_the_update_smaller(good: int, pairs: list[Pair], accelerator: Any, tmp_path: Path) -> None:
     bad = [replace(pair, image=tmp_path / "absent.jpg") for pair in pairs[: 4 - good]]
     trainer = linear([*pairs[4 : 4 + good], *bad], accelerator, tmp_path / "run", max_train_steps=2)
     before = copies(trainer.parameters)
