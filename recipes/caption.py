@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from skygen.data.images import ImageError, list_images, open_image
 from skygen.data.rejects import Rejects
 from skygen.models.captioner import Captioner, CaptioningSettings
+from skygen.models.device import start_accelerator
 from skygen.models.weights import ModelSettings
 from skygen.runs import Run, RunSettings, launch
 
@@ -33,7 +34,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    accelerator = Accelerator()
+    accelerator = start_accelerator()
     captioner = Captioner.load(config.model.name, config.model.adapter, device=str(accelerator.device))
     with Run(config.run, config, is_main=accelerator.is_main_process) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
@@ -51,7 +52,7 @@ def main(config: Config) -> None:
             lines += [{"file_name": str(path), "text": text} for (path, _), text in zip(read, captions, strict=True)]
             run.progress("captioned", start + len(read), len(own))
         rejects.check(len(paths), config.max_bad_fraction)
-        run.write_lines("captions.jsonl", accelerator.gather_for_metrics(lines, use_gather_object=True))
+        run.write_lines("captions.jsonl", sorted(gather_object(lines), key=lambda line: line["file_name"]))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from accelerate import Accelerator
-
 from skygen.checkpoints import Checkpoints
 from skygen.data.images import open_image
 from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
@@ -19,6 +17,7 @@ from skygen.data.pairs import Pair, PairSettings
 from skygen.data.rejects import Rejects
 from skygen.models.adapters import LoraSettings
 from skygen.models.captioner import Captioner
+from skygen.models.device import start_accelerator
 from skygen.models.weights import ModelSettings
 from skygen.runs import Run, RunSettings, launch
 from skygen.seeding import Seeds
@@ -50,7 +49,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+    accelerator = start_accelerator(config.train.mixed_precision)
     captioner = Captioner.load(config.model.name, device=str(accelerator.device))
     seeds = Seeds(config.run.seed)
     with Run(config.run, config, is_main=accelerator.is_main_process) as run:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from accelerate import Accelerator
-
 from skygen.checkpoints import Checkpoints
 from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.models.adapters import LoraSettings
+from skygen.models.device import start_accelerator
 from skygen.models.diffusion import Diffusion, DiffusionSettings
 from skygen.models.weights import ModelSettings
 from skygen.runs import Run, RunSettings, launch
@@ -50,7 +49,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+    accelerator = start_accelerator(config.train.mixed_precision)
     diffusion = Diffusion.load(config.model.name, device=str(accelerator.device), objective=config.diffusion)
     seeds = Seeds(config.run.seed)
     with Run(config.run, config, is_main=accelerator.is_main_process) as run:

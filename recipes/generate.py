@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from accelerate import Accelerator
 
 from skygen.generation.prompts import PromptSettings, read_prompts
 from skygen.generation.sampling import (
@@ -22,6 +21,7 @@ from skygen.generation.sampling import (
     samples_to_draw,
     sort_metadata,
 )
+from skygen.models.device import start_accelerator
 from skygen.models.diffusion import Diffusion
 from skygen.models.scorer import Scorer, ScorerSettings, require
 from skygen.models.weights import ModelSettings
@@ -43,7 +43,7 @@ class Config:
 
 def main(config: Config) -> None:
     require(config.scorer.name)
-    accelerator = Accelerator()
+    accelerator = start_accelerator()
     device = str(accelerator.device)
     diffusion = Diffusion.load(config.model.name, config.model.adapter, device=device)
     scorer = Scorer.load(config.scorer.name, device=device, batch_size=config.scorer.batch_size)

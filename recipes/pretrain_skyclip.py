@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from accelerate import Accelerator
-
 from skygen.checkpoints import Checkpoints
 from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
 from skygen.data.pairs import PairSettings
@@ -21,6 +19,7 @@ from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError
 from skygen.models.adapters import WholeModel
 from skygen.models.contrastive import ContrastiveLearner
+from skygen.models.device import start_accelerator
 from skygen.models.scorer import Scorer
 from skygen.runs import Run, RunSettings, launch
 from skygen.seeding import Seeds
@@ -48,7 +47,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+    accelerator = start_accelerator(config.train.mixed_precision)
     if accelerator.num_processes > 1 or config.train.gradient_accumulation_steps > 1:
         raise ConfigError(
             "pretrain_skyclip contrasts the pairs of one batch: launch it with --num_processes 1 and without "

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from skygen.data.images import ImageError, open_image
 from skygen.data.pairs import Pair, PairSettings
@@ -19,6 +19,7 @@ from skygen.data.rejects import Rejects
 from skygen.data.selection import keep_threshold, write_pair_list
 from skygen.evaluation.alignment import alignment_scores
 from skygen.evaluation.scores import format_table, to_metrics
+from skygen.models.device import start_accelerator
 from skygen.models.scorer import Scorer, ScorerSettings
 from skygen.runs import Run, RunSettings, launch, logger
 from skygen.seeding import Seeds
@@ -36,13 +37,13 @@ class Config:
 
 
 def main(config: Config) -> None:
-    accelerator = Accelerator()
+    accelerator = start_accelerator()
     scorer = Scorer.load(config.scorer.name, device=str(accelerator.device), batch_size=config.scorer.batch_size)
     with Run(config.run, config, is_main=accelerator.is_main_process) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
         pairs = config.pairs.read(rejects)
         own = range(accelerator.process_index, len(pairs), accelerator.num_processes)
-        rows = accelerator.gather_for_metrics(score(scorer, pairs, own, rejects, run), use_gather_object=True)
+        rows = gather_object(score(scorer, pairs, own, rejects, run))
         rejects.check(len(pairs), config.pairs.max_bad_fraction)
         if accelerator.is_main_process:
             write(rows, pairs, config, run)

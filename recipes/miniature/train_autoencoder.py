@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float
 
 from skygen.checkpoints import Checkpoints
@@ -18,6 +17,7 @@ from skygen.data.rejects import Rejects
 from skygen.evaluation.scores import format_table, mean_score, to_metrics
 from skygen.models.adapters import WholeModel
 from skygen.models.autoencoder import AutoencoderLearner
+from skygen.models.device import start_accelerator
 from skygen.models.diffusion import Diffusion
 from skygen.runs import Run, RunSettings, launch, logger
 from skygen.seeding import Seeds
@@ -44,7 +44,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+    accelerator = start_accelerator(config.train.mixed_precision)
     diffusion = Diffusion.load(str(config.model.name), device=str(accelerator.device))
     autoencoder = diffusion.pipeline.vae
     seeds = Seeds(config.run.seed)

@@ -31,9 +31,7 @@ class Rejects:
         self.first_reason: str | None = None
         self._seen: dict[tuple[str, str | None], None] = {}
         self._position = 0
-        if path is not None and path.exists():
-            with _storage_errors(path), path.open("rb") as file:
-                self._read_on(file.fileno())
+        self._look()
 
     def add(self, key: str, reason: str, where: str, *, part: str | None = None) -> None:
         """Note that something is not used; a second note on the same thing changes nothing.
@@ -75,18 +73,25 @@ class Rejects:
         Args:
             total: rows or pairs in all, the bad ones included.
             max_bad_fraction: the largest share that may be bad, in [0, 1].
-            bad: how many of ``total`` are bad; ``count`` where it is not given.
+            bad: how many of ``total`` are bad; where it is not given, what all processes have noted until now.
 
         Raises:
             DataError: if more are.
         """
-        bad = self.count if bad is None else bad
+        if bad is None:
+            self._look()
+            bad = self.count
         if bad > max_bad_fraction * total:
             listed = f"{self.path} lists each" if self.path else f"the first: {self.first_reason}"
             raise DataError(
                 f"{bad} of {total} rows or images cannot be used ({bad / max(total, 1):.1%}), more than the "
                 f"{max_bad_fraction:.1%} allowed; {listed}; mend the data, or allow more with --pairs.max_bad_fraction"
             )
+
+    def _look(self) -> None:
+        if self.path is not None and self.path.exists():
+            with _storage_errors(self.path), self.path.open("rb") as file:
+                self._read_on(file.fileno())
 
     def _read_on(self, descriptor: int) -> bool:
         """Take in the lines written since the last look; True if the file ends in a torn one."""

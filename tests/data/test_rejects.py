@@ -98,3 +98,11 @@ def test_a_ledger_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"the ledger of bad data .*rejects\.jsonl cannot be written"):
         Rejects(tmp_path / "file" / "rejects.jsonl").add("a", "bad", "here")
+
+
+def test_what_another_process_notes_counts(tmp_path: Path) -> None:
+    own, other = Rejects(tmp_path / "rejects.jsonl"), Rejects(tmp_path / "rejects.jsonl")
+    other.add("images2/a1_CH_19.jpg", "truncated file", "here")
+    assert own.count == 0
+    with pytest.raises(DataError, match=r"1 of 10 rows or images cannot be used"):
+        own.check(10, 0.05)

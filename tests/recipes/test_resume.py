@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,11 +35,13 @@ def _nothing_runs_on() -> Iterator[None]:
 
 
 def launcher(processes: int) -> list[str]:
-    """With --cpu, `accelerate launch` starts one process whatever it is asked for; torchrun starts two."""
-    if processes > 1:
-        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    options = ("--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
-    return [sys.executable, "-m", "accelerate.commands.launch", *options]
+    """Return the words of `accelerate launch` for one or two processes on the processor."""
+    config = ROOT / "recipes" / "launch" / ("cpu.yaml" if processes == 1 else "two_cpus.yaml")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(config)]
+    return launch if processes == 1 else [*launch, "--main_process_port", port]
 
 
 def flags(recipe: str, name: str, root: Path, world: Path, model: Path, **train: object) -> list[str]:
@@ -51,7 +54,7 @@ def flags(recipe: str, name: str, root: Path, world: Path, model: Path, **train:
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
