@@ -19,8 +19,8 @@ run: $(installed)  ## the whole pipeline on the embedded miniature, offline, end
 	@echo "The report: $(CURDIR)/runs/quickstart/report.html"
 
 test: lint  ## ruff, mypy, the fast tests, then the slow ones
-	$(offline) pytest -m "not slow"
-	$(offline) pytest -m slow
+	$(offline) pytest -n auto -m "not slow"
+	$(offline) pytest -n auto -m slow
 
 lint: $(installed)  ## ruff and mypy alone
 	$(in_venv) ruff check .

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from accelerate.utils import gather_object
 
-from skygen.data.images import ImageError, list_images, open_image
+from skygen.data.images import list_images, open_readable
 from skygen.data.rejects import Rejects
 from skygen.models.captioner import Captioner, CaptioningSettings
 from skygen.models.device import start_accelerator
@@ -42,15 +42,11 @@ def main(config: Config) -> None:
         own = paths[accelerator.process_index :: accelerator.num_processes]
         lines = []
         for start in range(0, len(own), config.captioning.batch_size):
-            read = []
-            for path in own[start : start + config.captioning.batch_size]:
-                try:
-                    read.append((path, open_image(path)))
-                except ImageError as error:
-                    rejects.add(path.name, str(error), where=str(path))
+            chunk = own[start : start + config.captioning.batch_size]
+            read = open_readable([(path.name, path) for path in chunk], rejects)
             captions = captioner.caption([image for _, image in read], config.captioning)
-            lines += [{"file_name": str(path), "text": text} for (path, _), text in zip(read, captions, strict=True)]
-            run.progress("captioned", start + len(read), len(own))
+            lines += [{"file_name": str(chunk[index]), "text": text} for (index, _), text in zip(read, captions, strict=True)]
+            run.progress("captioned", start + len(chunk), len(own))
         rejects.check(len(paths), config.max_bad_fraction)
         run.write_lines("captions.jsonl", sorted(gather_object(lines), key=lambda line: line["file_name"]))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from skygen.data.captions import strip_view_prefix
-from skygen.data.images import ImageError, open_image
+from skygen.data.images import open_readable
 from skygen.data.pairs import Pair, PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import SkygenError
@@ -64,7 +64,10 @@ def main(config: Config) -> None:
     seeds = Seeds(config.run.seed)
     with Run(config.run, config) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
-        pairs, images = read_images(config.pairs.read(rejects), rejects, config.pairs.max_bad_fraction)
+        listed = config.pairs.read(rejects)
+        read = open_readable([(pair.key, pair.image) for pair in listed], rejects)
+        rejects.check(len(listed), config.pairs.max_bad_fraction)
+        pairs, images = [listed[index] for index, _ in read], [image for _, image in read]
         references = [[strip_view_prefix(caption) for caption in pair.captions] for pair in pairs]
         captions = write_captions(captioner, images, config)
         captions |= write_baselines(pairs, captions, config, rejects, seeds)
@@ -74,19 +77,6 @@ def main(config: Config) -> None:
         run.write_json("metrics.json", to_metrics("skygen-v1", scores))
         write_record(run, pairs, references, captions)
         logger.info(format_table(scores))
-
-
-def read_images(pairs: Sequence[Pair], rejects: Rejects, most_bad: float) -> tuple[list[Pair], list[Image.Image]]:
-    """Decode every image; the pairs whose image is bad are left out and noted."""
-    kept, images = [], []
-    for pair in pairs:
-        try:
-            images.append(open_image(pair.image))
-            kept.append(pair)
-        except ImageError as error:
-            rejects.add(pair.key, str(error), where=str(pair.image))
-    rejects.check(len(pairs), most_bad)
-    return kept, images
 
 
 def write_captions(captioner: Captioner, images: Sequence[Image.Image], config: Config) -> dict[str, list[str]]:

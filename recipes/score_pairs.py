@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from accelerate.utils import gather_object
 
-from skygen.data.images import ImageError, open_image
+from skygen.data.images import open_readable
 from skygen.data.pairs import Pair, PairSettings
 from skygen.data.rejects import Rejects
 from skygen.data.selection import keep_threshold, write_pair_list
@@ -53,16 +53,12 @@ def score(scorer: Scorer, pairs: list[Pair], own: range, rejects: Rejects, run: 
     """Embed this process's share of the pairs, unreadable images left out."""
     rows: list[dict[str, Any]] = []
     for start in range(0, len(own), scorer.batch_size):
-        read = []
-        for index in own[start : start + scorer.batch_size]:
-            try:
-                read.append((index, open_image(pairs[index].image)))
-            except ImageError as error:
-                rejects.add(pairs[index].key, str(error), where=str(pairs[index].image))
+        chunk = own[start : start + scorer.batch_size]
+        read = open_readable([(pairs[index].key, pairs[index].image) for index in chunk], rejects)
         images = scorer.embed_images([image for _, image in read])
-        texts = scorer.embed_texts([pairs[index].captions[0] for index, _ in read])
-        rows += [{"index": index, "image": a, "text": b} for (index, _), a, b in zip(read, images, texts, strict=True)]
-        run.progress("scored", start + len(read), len(own))
+        texts = scorer.embed_texts([pairs[chunk[place]].captions[0] for place, _ in read])
+        rows += [{"index": chunk[place], "image": a, "text": b} for (place, _), a, b in zip(read, images, texts, strict=True)]
+        run.progress("scored", start + len(chunk), len(own))
     return rows
 
 

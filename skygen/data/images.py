@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from skygen.data.rejects import Rejects
 from skygen.errors import DataError, UnavailableError
 
 if TYPE_CHECKING:
@@ -67,6 +68,25 @@ def open_image(source: Path | str | bytes) -> Image.Image:
             upright = ImageOps.exif_transpose(image)
             _check_size(*upright.size)
             return _to_rgb(upright)
+
+
+def open_readable(places: Sequence[tuple[str, Path]], rejects: Rejects) -> list[tuple[int, Image.Image]]:
+    """Decode those images that can be; the others go to the ledger.
+
+    Args:
+        places: key and file of each.
+        rejects: where the unreadable ones are noted.
+
+    Returns:
+        Each image that could be read, with its place in ``places``.
+    """
+    read = []
+    for index, (key, path) in enumerate(places):
+        try:
+            read.append((index, open_image(path)))
+        except ImageError as error:
+            rejects.add(key, str(error), where=str(path))
+    return read
 
 
 def list_images(place: Path) -> list[Path]:
