@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from skygen.config import read_yaml
 from skygen.errors import UnavailableError
-from skygen.evaluation.scores import from_metrics
+from skygen.evaluation.scores import Score, from_metrics
 from skygen.models.weights import MINIATURE
 from skygen.runs import launch, logger
 
@@ -83,11 +83,11 @@ def write_card(part: str, runs: Path) -> str:
     lines += ["| training | steps | images a step | seconds | data | device |", "|---|---|---|---|---|---|"]
     for run in PART_RUNS[part]:
         lines.append(describe_training(runs / run))
-    lines += ["", "| score | of | value | 95 % interval | count | subset | judged by |", "|---|---|---|---|---|---|---|"]
+    lines += ["", "| score | of | value | 95 % interval | count | run | subset |", "|---|---|---|---|---|---|---|"]
     for run in SCORE_RUNS[part]:
         path = runs / run / "metrics.json"
         if path.is_file():
-            lines += [describe_score(row) for row in from_metrics(json.loads(path.read_text(encoding="utf-8")))]
+            lines += [describe_score(row, run) for row in from_metrics(json.loads(path.read_text(encoding="utf-8")))]
     return "\n".join(lines) + "\n"
 
 
@@ -106,10 +106,10 @@ def describe_data(pairs: dict[str, Any]) -> str:
     return ", ".join([f"{Path(pairs['root']).name}/{pairs['csv']}", *more])
 
 
-def describe_score(score: Any) -> str:
+def describe_score(score: Score, run: str) -> str:
     """Turn a score into a table row."""
     interval = "" if score.interval is None else f"[{score.interval[0]:.4f}, {score.interval[1]:.4f}]"
-    cells = (score.name, score.model, f"{score.value:.4f}", interval, score.count, score.subset, score.extractor)
+    cells = (score.name, score.model, f"{score.value:.4f}", interval, score.count, run, score.subset)
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
