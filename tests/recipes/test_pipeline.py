@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+
+from skygen.data.images import open_image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEST_CSV = "SkyScript_test_30K_filtered_by_CLIP_openai.csv"
@@ -90,7 +91,7 @@ def test_images_are_drawn_captioned_and_scored(
     assert found == {("kid", "base"), ("skyclip_score", "base"), ("skyclip_score", "shuffled"), ("skyclip_score", "real")}
     pictures = read_lines(tmp_path / "images" / "pictures.jsonl")
     assert len(pictures) == 6
-    assert all(Image.open(picture["base"]).size == (64, 64) and Path(picture["real"]).is_file() for picture in pictures)
+    assert all(open_image(picture["base"]).size == (64, 64) and Path(picture["real"]).is_file() for picture in pictures)
 
 
 @pytest.mark.slow
