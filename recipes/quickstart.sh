@@ -11,10 +11,10 @@ test_pairs=$out/data/SkyScript_test_30K_filtered_by_CLIP_openai.csv
 # A small SkyScript of six kinds of object that the base models have never seen.
 skygen fabricate $out/data --pairs 1600 --seed 7 --classes novel
 
-# SkyCLIP scores every pair; one caption in 25 belongs to another image, and those go first.
+# SkyCLIP scores every pair; one caption in thirty belongs to another image, and those go first.
 $launch recipes/score_pairs.py $configs/score_pairs/miniature.yaml
 
-# A captioner and a Stable Diffusion model learn them, each through a LoRA of a few hundred kilobytes.
+# A captioner and a Stable Diffusion model learn them, each through a LoRA of under three megabytes.
 $launch recipes/finetune_captioner.py $configs/finetune_captioner/miniature.yaml
 $launch recipes/finetune_diffusion.py $configs/finetune_diffusion/miniature.yaml
 
