@@ -18,7 +18,7 @@ from skygen.models.adapters import LoraSettings
 from skygen.models.device import start_accelerator
 from skygen.models.diffusion import Diffusion, DiffusionSettings
 from skygen.models.weights import ModelSettings
-from skygen.runs import Run, RunSettings, launch
+from skygen.runs import Continuation, Run, RunSettings, launch
 from skygen.seeding import Seeds
 from skygen.training.loop import Trainer, TrainSettings
 
@@ -48,11 +48,14 @@ class Config:
     preview: PreviewSettings = field(default_factory=PreviewSettings)
 
 
+CONTINUATION = Continuation("checkpoints/step-*", ("model", "lora", "diffusion"))
+
+
 def main(config: Config) -> None:
     accelerator = start_accelerator(config.train.mixed_precision)
     diffusion = Diffusion.load(config.model.name, device=str(accelerator.device), objective=config.diffusion)
     seeds = Seeds(config.run.seed)
-    with Run(config.run, config, is_main=accelerator.is_main_process) as run:
+    with Run(config.run, config, is_main=accelerator.is_main_process, continuation=CONTINUATION) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
         pairs = config.pairs.read(rejects)
         trained = diffusion.attach(config.lora, seeds)

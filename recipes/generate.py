@@ -25,7 +25,7 @@ from skygen.models.device import start_accelerator
 from skygen.models.diffusion import Diffusion
 from skygen.models.scorer import Scorer, ScorerSettings, require
 from skygen.models.weights import ModelSettings
-from skygen.runs import Run, RunSettings, launch, logger
+from skygen.runs import Continuation, Run, RunSettings, launch, logger
 from skygen.seeding import Seeds
 
 
@@ -41,13 +41,17 @@ class Config:
     selection: SelectionSettings = field(default_factory=SelectionSettings)
 
 
+KEPT_GENERATION = ("generation.num_inference_steps", "generation.guidance_scale", "generation.resolution")
+CONTINUATION = Continuation("samples/metadata.jsonl", ("prompts", "model", "scorer.name", "selection", *KEPT_GENERATION))
+
+
 def main(config: Config) -> None:
     require(config.scorer.name)
     accelerator = start_accelerator()
     device = str(accelerator.device)
     diffusion = Diffusion.load(config.model.name, config.model.adapter, device=device)
     scorer = Scorer.load(config.scorer.name, device=device, batch_size=config.scorer.batch_size)
-    with Run(config.run, config, is_main=accelerator.is_main_process) as run:
+    with Run(config.run, config, is_main=accelerator.is_main_process, continuation=CONTINUATION) as run:
         prompts = read_prompts(config.prompts)
         count = config.generation.count or len(prompts)
         folder = run.path("samples")

@@ -21,7 +21,7 @@ from skygen.models.adapters import WholeModel
 from skygen.models.contrastive import ContrastiveLearner
 from skygen.models.device import start_accelerator
 from skygen.models.scorer import Scorer
-from skygen.runs import Run, RunSettings, launch
+from skygen.runs import Continuation, Run, RunSettings, launch
 from skygen.seeding import Seeds
 from skygen.training.loop import Trainer, TrainSettings
 
@@ -46,6 +46,9 @@ class Config:
     train: TrainSettings = field(default_factory=TrainSettings)
 
 
+CONTINUATION = Continuation("checkpoints/step-*", ("model",))
+
+
 def main(config: Config) -> None:
     accelerator = start_accelerator(config.train.mixed_precision)
     if accelerator.num_processes > 1 or config.train.gradient_accumulation_steps > 1:
@@ -55,7 +58,7 @@ def main(config: Config) -> None:
         )
     scorer = Scorer.load(str(config.model.name), device=str(accelerator.device))
     seeds = Seeds(config.run.seed)
-    with Run(config.run, config) as run:
+    with Run(config.run, config, continuation=CONTINUATION) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
         pairs = config.pairs.read(rejects)
         trained = WholeModel(scorer.model, partial(save_open_clip, scorer, config.model.name))

@@ -47,6 +47,19 @@ class RunSettings:
     """All randomness of the run follows from it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What a run that is started again goes on with, and the settings that must then be the same.
+
+    Args:
+        begun: pattern of the files below the run's folder that show that there is something to go on with.
+        settings: sections, or keys of sections such as ``generation.guidance_scale``.
+    """
+
+    begun: str
+    settings: tuple[str, ...]
+
+
 class Run:
     """One run's folder, opened by a recipe as a context manager.
 
@@ -57,9 +70,13 @@ class Run:
         settings: name, root and seed.
         config: the recipe's whole config, kept as the record of the run.
         is_main: whether this process writes.
+        continuation: what the same command goes on with; None where every start does all anew.
     """
 
-    def __init__(self, settings: RunSettings, config: Any, *, is_main: bool = True) -> None:
+    def __init__(
+        self, settings: RunSettings, config: Any, *, is_main: bool = True, continuation: Continuation | None = None
+    ) -> None:
+        self._continuation = continuation
         self.folder = settings.root / settings.name
         self.step = 0
         self._config = config
@@ -168,17 +185,21 @@ class Run:
         return int(json.loads(lines[-1])["step"]) if lines else 0
 
     def _check_continuing(self) -> None:
-        """Refuse to continue a run under another seed: its batches and noise would not be the ones of an unbroken run."""
+        """Refuse to continue a run with other settings than it was begun with: its parts would not belong together."""
         path = self.folder / "config.yaml"
         if not path.exists():
             return
-        before = configuration.read_yaml(path).get("run", {}).get("seed")
-        now = configuration.to_tree(self._config)["run"]["seed"]
-        if before is not None and before != now:
-            raise ConfigError(
-                f"{path}: this run was begun with --run.seed {before}, now it is {now}; "
-                "use the same seed to continue it, or another --run.name."
-            )
+        before, now = configuration.read_yaml(path), configuration.to_tree(self._config)
+        begun = self._continuation and any(self.folder.glob(self._continuation.begun))
+        for name in ("run.seed", *(self._continuation.settings if self._continuation and begun else ())):
+            section, _, key = name.partition(".")
+            old, new = (tree.get(section, {}) for tree in (before, now))
+            old, new = (old.get(key), new.get(key)) if key else (old, new)
+            if old != new:
+                raise ConfigError(
+                    f"{path}: this run was begun with --{name} {old}, now it is {new}; "
+                    "go on with the first, or take another --run.name."
+                )
 
     def _write_status(self, state: str, reason: str) -> None:
         seconds = round(time.monotonic() - self._begun, 1)

@@ -5,14 +5,14 @@ import json
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from skygen.errors import ConfigError, DataError, Preempted, SkygenError, StorageError, UnavailableError
-from skygen.runs import Run, RunSettings, StopSignal, launch
+from skygen.runs import Continuation, Run, RunSettings, StopSignal, launch
 from skygen.training.loop import Step
 
 
@@ -142,7 +142,7 @@ def test_another_seed_does_not_continue_a_run(tmp_path: Path) -> None:
     with open_run(tmp_path, seed=1):
         pass
     with (
-        pytest.raises(ConfigError, match=r"begun with --run\.seed 1, now it is 2; use the same seed"),
+        pytest.raises(ConfigError, match=r"begun with --run\.seed 1, now it is 2; go on with the first"),
         open_run(tmp_path, seed=2),
     ):
         pass
@@ -246,3 +246,22 @@ def wait_for_end(process: int, seconds: float) -> bool:
         time.sleep(0.05)
     os.kill(process, signal.SIGKILL)
     return False
+
+
+def test_what_is_begun_is_not_gone_on_with_under_other_settings(tmp_path: Path) -> None:
+    continuation = Continuation("samples/metadata.jsonl", ("rate",))
+    settings = settings_in(tmp_path)
+    with Run(settings.run, settings, continuation=continuation) as run:
+        pass
+    changed = replace(settings, rate=2.0)
+    with Run(changed.run, changed, continuation=continuation):  # nothing is there yet that could be mixed up
+        pass
+    run.write_text("samples/metadata.jsonl", "{}\n")
+    for _ in range(2):  # being refused once must not make the new settings those of the run
+        with (
+            pytest.raises(ConfigError, match=r"begun with --rate 2\.0, now it is 1\.0; go on with the first, or take another"),
+            Run(settings.run, settings, continuation=continuation),
+        ):
+            pass
+    with Run(changed.run, changed, continuation=continuation):
+        pass
