@@ -270,6 +270,7 @@ def explaining(interrupted: str) -> Iterator[None]:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "open_clip", "root", "accelerate", "huggingface_hub"):
         logging.getLogger(noisy if noisy != "root" else None).setLevel(logging.WARNING)
+    logging.getLogger("diffusers.loaders.lora_base").setLevel(logging.ERROR)  # it misses a text encoder in every UNet LoRA
     logger.setLevel(logging.INFO)
     _end_with_launcher()
     try:
