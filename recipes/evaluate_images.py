@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from skygen.data.pairs import PairSettings
+from skygen.data.images import open_readable
+from skygen.data.pairs import Pair, PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import UnavailableError
 from skygen.evaluation.alignment import alignment_scores
@@ -80,7 +81,8 @@ def main(config: Config) -> None:
     seeds = Seeds(config.run.seed)
     with Run(config.run, config) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
-        pairs = config.pairs.read(rejects)
+        pairs = keep_readable(config.pairs.read(rejects), rejects, scorer.batch_size)
+        rejects.check(len(pairs) + rejects.count, config.pairs.max_bad_fraction)
         real = embed(scorer, "real", [pair.image for pair in pairs], [pair.captions[0] for pair in pairs], [])
         generated = [read_samples(scorer, config.samples.root)]
         if config.samples.base_root:
@@ -90,6 +92,15 @@ def main(config: Config) -> None:
         run.write_json("metrics.json", to_metrics("skygen-v1", scores))
         run.write_lines("pictures.jsonl", side_by_side(generated, {pair.key: pair.image for pair in pairs}))
         logger.info(format_table(scores))
+
+
+def keep_readable(pairs: list[Pair], rejects: Rejects, batch_size: int) -> list[Pair]:
+    """Leave out the pairs whose image is bad, and note them; a batch of images is in memory at a time."""
+    kept: list[Pair] = []
+    for start in range(0, len(pairs), batch_size):
+        chunk = pairs[start : start + batch_size]
+        kept += [chunk[index] for index, _ in open_readable([(pair.key, pair.image) for pair in chunk], rejects)]
+    return kept
 
 
 def embed(scorer: Scorer, model: str, paths: list[Path], texts: list[str], records: list[dict[str, Any]]) -> Pictures:

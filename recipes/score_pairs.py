@@ -50,7 +50,7 @@ def main(config: Config) -> None:
 
 
 def score(scorer: Scorer, pairs: list[Pair], own: range, rejects: Rejects, run: Run) -> list[dict[str, Any]]:
-    """Embed this process's share of the pairs, unreadable images left out."""
+    """Embed this process's share of the pairs, each with its first caption; unreadable images are left out."""
     rows: list[dict[str, Any]] = []
     for start in range(0, len(own), scorer.batch_size):
         chunk = own[start : start + scorer.batch_size]

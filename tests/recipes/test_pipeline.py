@@ -36,11 +36,12 @@ def read_lines(path: Path) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def damaged(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The world with one training image cut short."""
+    """The world with one training image and one test image cut short."""
     root = tmp_path_factory.mktemp("damaged") / "world"
     shutil.copytree(world, root)
-    victim = root / (root / TRAIN_CSV).read_text().splitlines()[1].split(",")[0]
-    victim.write_bytes(victim.read_bytes()[:400])
+    for name in (TRAIN_CSV, TEST_CSV):
+        victim = root / (root / name).read_text().splitlines()[1].split(",")[0]
+        victim.write_bytes(victim.read_bytes()[:400])
     return root
 
 
@@ -64,10 +65,10 @@ def test_pairs_are_scored_and_a_bad_image_is_noted_not_lost(damaged: Path, skycl
 
 @pytest.mark.slow
 def test_images_are_drawn_captioned_and_scored(
-    world: Path, stable_diffusion_folder: Path, captioner_folder: Path, skyclip_folder: Path, tmp_path: Path
+    world: Path, damaged: Path, stable_diffusion_folder: Path, captioner_folder: Path, skyclip_folder: Path, tmp_path: Path
 ) -> None:
     scorer = ["--scorer.name", skyclip_folder]
-    test_pairs = ["--pairs.root", world, "--pairs.csv", TEST_CSV, "--pairs.split", "test"]
+    test_pairs = ["--pairs.root", damaged, "--pairs.csv", TEST_CSV, "--pairs.split", "test"]
     generate = ["--run.name", "drawn", "--run.root", tmp_path, "--prompts.file", world / TEST_CSV, *scorer, "--model.name",
                 stable_diffusion_folder, "--generation.num_inference_steps", "2"]  # fmt: skip
     recipe("generate", *generate)
@@ -85,13 +86,17 @@ def test_images_are_drawn_captioned_and_scored(
     lines = read_lines(tmp_path / "captioned" / "captions.jsonl")
     assert [Path(line["file_name"]).name for line in lines] == list(before)
 
-    recipe("evaluate_images", "--run.name", "images", "--run.root", tmp_path, "--samples.root", samples, *test_pairs, *scorer)
+    words = ["--run.name", "images", "--run.root", tmp_path, "--samples.root", samples, *test_pairs, *scorer]
+    assert "1 of 6 rows or images cannot be used" in recipe("evaluate_images", *words, code=65)
+    recipe("evaluate_images", *words, "--pairs.max_bad_fraction", "0.2")
+    assert len(read_lines(tmp_path / "images" / "rejects.jsonl")) == 1
     scores = read_json(tmp_path / "images" / "metrics.json")["scores"]
     found = {(score["name"], score["model"]) for score in scores}
     assert found == {("kid", "base"), ("skyclip_score", "base"), ("skyclip_score", "shuffled"), ("skyclip_score", "real")}
     pictures = read_lines(tmp_path / "images" / "pictures.jsonl")
     assert len(pictures) == 6
-    assert all(open_image(picture["base"]).size == (64, 64) and Path(picture["real"]).is_file() for picture in pictures)
+    assert all(open_image(picture["base"]).size == (64, 64) for picture in pictures)
+    assert [picture["real"] is None for picture in pictures] == [True] + [False] * 5
 
 
 @pytest.mark.slow
