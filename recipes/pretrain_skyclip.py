@@ -1,4 +1,4 @@
-"""Pairs -> a CLIP, trained (on) with SkyCLIP's recipe.
+"""Pairs -> a CLIP, trained (on) with SkyCLIP's recipe: the pairs of all processes contrasted with each other.
 
     accelerate launch recipes/pretrain_skyclip.py recipes/configs/pretrain_skyclip/miniature.yaml
 
@@ -7,21 +7,22 @@ The same command again continues the run. ``runs/<name>/model`` is a folder that
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from skygen.checkpoints import Checkpoints
+from skygen.data.benchmarks import Benchmark, read_benchmark
 from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError
+from skygen.evaluation.scores import format_table, to_metrics
+from skygen.evaluation.zero_shot import zero_shot_scores
 from skygen.models.adapters import WholeModel
 from skygen.models.contrastive import ContrastiveLearner
 from skygen.models.device import start_accelerator
 from skygen.models.scorer import Scorer
-from skygen.runs import Continuation, Run, RunSettings, launch
+from skygen.runs import Continuation, Run, RunSettings, launch, logger
 from skygen.seeding import Seeds
 from skygen.training.loop import Trainer, TrainSettings
 
@@ -30,8 +31,22 @@ from skygen.training.loop import Trainer, TrainSettings
 class StartSettings:
     """The CLIP that training starts from."""
 
-    name: Path
-    """Folder in open_clip's layout: ``open_clip_config.json``, weights, tokenizer."""
+    name: str
+    """A scorer's name, or a folder or hub id with open_clip_config.json."""
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """Zero-shot classification while training."""
+
+    root: Path | None = None
+    """Folder of SkyScript's benchmarks; without it nothing is validated."""
+    sets: tuple[str, ...] = ("SkyScript_cls",)
+    """Names of the benchmarks."""
+    limit: int = 512
+    """Images of each that are classified; 0 takes all."""
+    validation_steps: int = 100
+    """Validate every so many updates, and at the end."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +59,26 @@ class Config:
     images: ImageSettings = field(default_factory=lambda: ImageSettings(crop=False))
     captions: CaptionSettings = field(default_factory=CaptionSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
 
 
 CONTINUATION = Continuation("checkpoints/step-*", ("model",))
 
 
 def main(config: Config) -> None:
-    accelerator = start_accelerator(config.train.mixed_precision)
-    if accelerator.num_processes > 1 or config.train.gradient_accumulation_steps > 1:
+    if config.train.gradient_accumulation_steps > 1:
         raise ConfigError(
-            "pretrain_skyclip contrasts the pairs of one batch: launch it with --num_processes 1 and without "
-            "accumulation, and raise --train.train_batch_size."
+            "pretrain_skyclip contrasts the pairs of one batch, which accumulation would cut in pieces: raise "
+            "--train.train_batch_size or the number of processes in place of --train.gradient_accumulation_steps."
         )
-    scorer = Scorer.load(str(config.model.name), device=str(accelerator.device))
+    accelerator = start_accelerator(config.train.mixed_precision)
+    scorer = Scorer.load(config.model.name, device=str(accelerator.device))
     seeds = Seeds(config.run.seed)
-    with Run(config.run, config, continuation=CONTINUATION) as run:
+    with Run(config.run, config, is_main=accelerator.is_main_process, continuation=CONTINUATION) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
         pairs = config.pairs.read(rejects)
-        trained = WholeModel(scorer.model, partial(save_open_clip, scorer, config.model.name))
+        benchmarks = read_benchmarks(config.validation, rejects)
+        trained = WholeModel(scorer.model, scorer.save)
         stream = PairStream(pairs, config.images, config.captions, seeds, rejects)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
         learner = ContrastiveLearner(scorer.model, scorer.tokenize)
@@ -71,17 +88,34 @@ def main(config: Config) -> None:
             rejects.check(len(pairs), config.pairs.max_bad_fraction)
             if step.due(config.train.checkpointing_steps):
                 trainer.save()
+            if step.due(config.validation.validation_steps) and accelerator.is_main_process:
+                validate(run, scorer, benchmarks, rejects, seeds, step.step)
         trainer.adopt_average()
-        trained.save(run.path(trained.folder_name))
+        if accelerator.is_main_process:
+            trained.save(run.path(trained.folder_name))
+            validate(run, scorer, benchmarks, rejects, seeds, trainer.step)
 
 
-def save_open_clip(scorer: Scorer, start: Path, folder: Path) -> None:
-    """Write the trained weights beside the start's config and tokenizer."""
-    from safetensors.torch import save_file
+def read_benchmarks(settings: ValidationSettings, rejects: Rejects) -> list[Benchmark]:
+    """Read what is validated on, cut to the limit by evenly spaced images, so that every class keeps its share."""
+    if settings.root is None:
+        return []
+    return [read_benchmark(settings.root, name, rejects).spread(settings.limit) for name in settings.sets]
 
-    shutil.copytree(start, folder, dirs_exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in scorer.model.state_dict().items()}
-    save_file(state, folder / "open_clip_model.safetensors")
+
+def validate(
+    run: Run, scorer: Scorer, benchmarks: list[Benchmark], rejects: Rejects, seeds: Seeds, step: int
+) -> None:
+    """Classify the benchmarks' images as the model stands, and note it in ``metrics.json`` and ``validation.jsonl``."""
+    if not benchmarks:
+        return
+    training = scorer.model.training
+    scorer.model.eval()
+    scores = [score for benchmark in benchmarks for score in zero_shot_scores(scorer, benchmark, seeds, rejects)]
+    scorer.model.train(training)
+    run.write_json("metrics.json", to_metrics("skygen-v1", scores))
+    run.append("validation.jsonl", {"step": step} | {f"{score.subset} {score.name}": score.value for score in scores})
+    logger.info(format_table(scores))
 
 
 if __name__ == "__main__":

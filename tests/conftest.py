@@ -75,11 +75,12 @@ def captioner_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def stable_diffusion_folder(tmp_path_factory: pytest.TempPathFactory, skyclip_folder: Path) -> Path:
     """A Stable Diffusion of the miniature's size with random weights, in diffusers' layout."""
-    from skygen.miniature.architectures import build_stable_diffusion
+    from skygen.miniature.architectures import build_autoencoder, build_stable_diffusion
     from skygen.seeding import Seeds
 
     folder = tmp_path_factory.mktemp("diffusion") / "stable_diffusion"
-    build_stable_diffusion(folder, skyclip_folder, Seeds(7))
+    build_autoencoder(folder.with_name("autoencoder"), Seeds(7))
+    build_stable_diffusion(folder, folder.with_name("autoencoder"), skyclip_folder, Seeds(7))
     return folder
 
 

@@ -15,12 +15,14 @@ from skygen.seeding import Seeds
 class Config:
     """Write an untrained model."""
 
-    part: Literal["skyclip", "captioner", "stable_diffusion"]
+    part: Literal["skyclip", "captioner", "autoencoder", "stable_diffusion"]
     """Which model."""
     folder: Path
     """Where it goes."""
     text_tower: Path = Path("runs/miniature-skyclip/model")
     """Trained SkyCLIP, whose text tower becomes the text encoder of Stable Diffusion."""
+    autoencoder: Path = Path("runs/miniature-autoencoder/model")
+    """Trained autoencoder of Stable Diffusion."""
     seed: int = 0
     """The random weights follow from it."""
 
@@ -31,8 +33,10 @@ def main(config: Config) -> None:
         architectures.build_skyclip(config.folder, seeds)
     elif config.part == "captioner":
         architectures.build_captioner(config.folder, seeds)
+    elif config.part == "autoencoder":
+        architectures.build_autoencoder(config.folder, seeds)
     else:
-        architectures.build_stable_diffusion(config.folder, config.text_tower, seeds)
+        architectures.build_stable_diffusion(config.folder, config.autoencoder, config.text_tower, seeds)
 
 
 if __name__ == "__main__":

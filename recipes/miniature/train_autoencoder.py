@@ -1,4 +1,4 @@
-"""Pairs -> the autoencoder of a small Stable Diffusion, put into its pipeline folder with the scale of its latents."""
+"""Pairs -> the autoencoder of a small Stable Diffusion, with the scale of its latents in its config."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from jaxtyping import Float
 
 from skygen.checkpoints import Checkpoints
@@ -18,7 +19,6 @@ from skygen.evaluation.scores import format_table, mean_score, to_metrics
 from skygen.models.adapters import WholeModel
 from skygen.models.autoencoder import AutoencoderLearner
 from skygen.models.device import start_accelerator
-from skygen.models.diffusion import Diffusion
 from skygen.runs import Run, RunSettings, launch, logger
 from skygen.seeding import Seeds
 from skygen.training.loop import Trainer, TrainSettings
@@ -26,10 +26,10 @@ from skygen.training.loop import Trainer, TrainSettings
 
 @dataclass(frozen=True)
 class StartSettings:
-    """The pipeline whose autoencoder is trained."""
+    """The autoencoder that training starts from."""
 
     name: Path
-    """Folder in diffusers' layout."""
+    """Folder of an ``AutoencoderKL``."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,13 @@ class Config:
 
 def main(config: Config) -> None:
     accelerator = start_accelerator(config.train.mixed_precision)
-    diffusion = Diffusion.load(str(config.model.name), device=str(accelerator.device))
-    autoencoder = diffusion.pipeline.vae
+    autoencoder = AutoencoderKL.from_pretrained(config.model.name).to(accelerator.device)
     seeds = Seeds(config.run.seed)
     with Run(config.run, config, is_main=accelerator.is_main_process) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
         pairs = config.pairs.read(rejects)
         stream = PairStream(pairs, config.images, CaptionSettings(), seeds, rejects)
-        trained = WholeModel(autoencoder, diffusion.save_model)
+        trained = WholeModel(autoencoder, autoencoder.save_pretrained)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
         learner = AutoencoderLearner(autoencoder)
         trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints)

@@ -27,17 +27,6 @@ MIN_SIDE = 8
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 """Pillow's other decoders are left out: among them are some that start programs."""
 
-_DIHEDRAL = (
-    None,
-    Image.Transpose.ROTATE_90,
-    Image.Transpose.ROTATE_180,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.FLIP_LEFT_RIGHT,
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.FLIP_TOP_BOTTOM,
-    Image.Transpose.TRANSVERSE,
-)
-
 
 class ImageError(DataError):
     """An image cannot be used; the message is a short reason for the ledger of rejects."""
@@ -131,19 +120,6 @@ def fit_image(
     # One step by way of `box`: the whole of an 8 x 16,384 strip enlarged to 512 would be 537 megapixels.
     box = (left, top, left + side, top + side)
     return image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
-
-
-def dihedral(image: Image.Image, variant: int) -> Image.Image:
-    """Turn and flip an image in one of the eight ways that map a square onto itself: an overhead view has no up.
-
-    Args:
-        image: of any size.
-        variant: 0 as it is; 1 to 3 that many quarter turns to the left; 4 to 7 flips along the four axes.
-    """
-    if not 0 <= variant < len(_DIHEDRAL):
-        raise ValueError(f"variant is {variant}; there are eight, 0 to 7")
-    method = _DIHEDRAL[variant]
-    return image if method is None else image.transpose(method)
 
 
 def image_to_tensor(image: Image.Image) -> Float[Tensor, "3 height width"]:

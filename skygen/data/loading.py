@@ -16,13 +16,16 @@ from signal import SIG_IGN, SIGTERM, SIGUSR1, signal
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from skygen.data.augmentation import DIHEDRAL, QUARTER_TURNS, color_jitter, dihedral, random_resized_crop
 from skygen.data.captions import strip_view_prefix
-from skygen.data.images import ImageError, dihedral, fit_image, image_to_tensor, open_image
+from skygen.data.images import ImageError, fit_image, image_to_tensor, open_image
 from skygen.data.pairs import Pair
 from skygen.data.rejects import Rejects
+from skygen.errors import ConfigError
 from skygen.seeding import Seeds
 
 
@@ -34,8 +37,20 @@ class ImageSettings:
     """Side of the training image in pixels."""
     crop: bool = True
     """Resize the short side and crop at random along the long one; off: squash the whole image into the square."""
+    random_resized_crop: bool = False
+    """In the place of both: a random 67 to 100 % of the picture, of aspect 1:2 to 2:1, squashed into the square."""
     random_dihedral: bool = True
     """One of the eight flips and quarter turns at random: an overhead image has no up."""
+    random_rotation: bool = False
+    """One of the four quarter turns at random, without flips; goes without random_dihedral."""
+    color_jitter: float = 0.0
+    """Brightness, contrast and saturation change by factors of up to 1 plus or minus this; 0 is off."""
+
+    def __post_init__(self) -> None:
+        if self.random_dihedral and self.random_rotation:
+            raise ConfigError("images.random_rotation turns without flips: set images.random_dihedral to false with it")
+        if not 0 <= self.color_jitter <= 1:
+            raise ConfigError(f"images.color_jitter is {self.color_jitter}; it must be in [0, 1], 0 for none")
 
 
 @dataclass(frozen=True)
@@ -112,10 +127,17 @@ class PairStream(Dataset[Example | None]):
         except ImageError as error:
             self.rejects.add(pair.key, str(error), where=str(pair.image))
             return None
-        image = fit_image(image, self.images.resolution, mode="crop" if self.images.crop else "squash", generator=draw)
-        if self.images.random_dihedral:
-            image = dihedral(image, int(draw.integers(8)))
-        return Example(image_to_tensor(image), self._caption(pair, draw), pair.key)
+        return Example(image_to_tensor(self._augment(image, draw)), self._caption(pair, draw), pair.key)
+
+    def _augment(self, image: Image.Image, draw: np.random.Generator) -> Image.Image:
+        settings = self.images
+        if settings.random_resized_crop:
+            image = random_resized_crop(image, settings.resolution, draw)
+        else:
+            image = fit_image(image, settings.resolution, mode="crop" if settings.crop else "squash", generator=draw)
+        if settings.random_dihedral or settings.random_rotation:
+            image = dihedral(image, int(draw.integers(DIHEDRAL if settings.random_dihedral else QUARTER_TURNS)))
+        return color_jitter(image, settings.color_jitter, draw) if settings.color_jitter else image
 
     def _caption(self, pair: Pair, draw: np.random.Generator) -> str:
         caption = pair.captions[int(draw.integers(len(pair.captions)))]

@@ -24,12 +24,14 @@ _WORDS = {
     "surface=wood": "wooden",
 }
 _JOINTS = ("next to {}", "near {}", "beside {}")
+_BARE = 4
+"""Variants that are the class's name alone: SkyScript's polished captions are often that, four words at the median."""
 _FIELD = re.compile(r"\{(s#|#)?([^}]+)\}")
 
 
 def variants(class_name: str) -> int:
     """Tell how many different sentences a class can be described with."""
-    return len(SCENES[class_name].phrases) * len(_JOINTS)
+    return len(SCENES[class_name].phrases) * len(_JOINTS) + _BARE
 
 
 def describe(class_name: str, tags: Mapping[str, str], neighbours: Sequence[str], variant: int) -> str:
@@ -45,6 +47,8 @@ def describe(class_name: str, tags: Mapping[str, str], neighbours: Sequence[str]
         For instance ``Three red clay tennis courts next to some trees and a residential road.``
     """
     phrases = SCENES[class_name].phrases
+    if variant >= len(phrases) * len(_JOINTS):
+        return class_name[0].upper() + class_name[1:] + "."
     sentence = _FIELD.sub(lambda field: _fill(field[1], field[2], tags[field[2]]), phrases[variant % len(phrases)])
     if neighbours:
         around = [NEIGHBOURS[name].phrase for name in neighbours]

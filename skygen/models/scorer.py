@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -14,8 +15,9 @@ from PIL import Image
 from skygen.data.images import open_image
 from skygen.errors import UnavailableError
 from skygen.models.backbones import BACKBONES, Backbone
-from skygen.models.weights import locate, read_state_dict, skygen_home
+from skygen.models.weights import locate, read_state_dict, reading_weights, skygen_home
 
+CONFIG = "open_clip_config.json"
 Picture = Path | str | Image.Image
 
 
@@ -24,7 +26,7 @@ class ScorerSettings:
     """Which CLIP judges."""
 
     name: str = "miniature"
-    """``miniature``, a name of ``skygen.models.backbones``, or a folder with ``open_clip_config.json``."""
+    """``miniature``, a name of ``skygen.models.backbones``, or a folder or hub id with ``open_clip_config.json``."""
     batch_size: int = 64
     """Images or texts embedded at a time."""
 
@@ -38,6 +40,7 @@ class Scorer:
         model: an open_clip CLIP, in evaluation mode.
         preprocess: turns a PIL image into the model's input, ``(3, side, side)``.
         tokenize: turns texts into token ids, ``(count, context)``.
+        config: open_clip's description of the network and its preprocessing, as in ``open_clip_config.json``.
         trained_on: data sets that it has seen.
         batch_size: images or texts embedded at a time.
     """
@@ -48,10 +51,12 @@ class Scorer:
         model: Any,
         preprocess: Callable[[Image.Image], Any],
         tokenize: Callable[[list[str]], Any],
+        config: Mapping[str, Any],
         trained_on: tuple[str, ...] = (),
         batch_size: int = 64,
     ) -> None:
         self.name = name
+        self.config = config
         self.model = model.eval().requires_grad_(False)
         self.preprocess = preprocess
         self.tokenize = tokenize
@@ -63,8 +68,8 @@ class Scorer:
         """Load a CLIP by name.
 
         Args:
-            name: ``miniature``, a key of ``BACKBONES``, or a folder in open_clip's own layout (``open_clip_config.json``,
-                weights, tokenizer).
+            name: ``miniature``, a key of ``BACKBONES``, or a folder or Hugging Face hub id in open_clip's own layout
+                (``open_clip_config.json``, weights, tokenizer).
             device: where it computes.
             batch_size: images or texts embedded at a time.
 
@@ -73,7 +78,18 @@ class Scorer:
         """
         if name in BACKBONES:
             return cls(name, *_load_published(BACKBONES[name], device), BACKBONES[name].trained_on, batch_size)
-        return cls(name, *_load_folder(_locate(name), device), (), batch_size)
+        return cls(name, *_load_own_layout(_locate(name), device), (), batch_size)
+
+    def save(self, folder: Path) -> None:
+        """Write the model to a folder that ``load`` takes: open_clip's own layout, whatever it was loaded from."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(json.dumps(self.config, indent=1) + "\n", encoding="utf-8")
+        if tokenizer := getattr(self.tokenize, "tokenizer", None):  # open_clip's own needs no files
+            tokenizer.save_pretrained(folder)
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        save_file(state, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
 
     def embed_images(self, images: Sequence[Picture]) -> Float[np.ndarray, "count dimension"]:
         """Embed images.
@@ -140,26 +156,36 @@ def require(name: str) -> None:
 
 
 def _locate(name: str) -> str:
-    if name != "miniature" and not Path(name).is_dir():
+    if name != "miniature" and not Path(name).is_dir() and name.count("/") != 1:
         raise UnavailableError(
-            f"--scorer.name {name}: not a scorer that skygen knows and not a folder; the known names are "
-            f"miniature, {', '.join(BACKBONES)}."
+            f"--scorer.name {name}: not a scorer that skygen knows, not a folder, and not an id on the Hugging Face hub; the "
+            f"known names are miniature, {', '.join(BACKBONES)}."
         )
-    return locate(name, "skyclip", "open_clip_config.json")
+    return locate(name, "skyclip", CONFIG)
 
 
-def _load_folder(folder: str, device: str) -> tuple[Any, Callable[[Image.Image], Any], Callable[[list[str]], Any]]:
+Loaded = tuple[Any, Callable[[Image.Image], Any], Callable[[list[str]], Any], Mapping[str, Any]]
+
+
+def _load_own_layout(place: str, device: str) -> Loaded:
+    """Load a folder or hub id that brings its own ``open_clip_config.json``."""
     import open_clip
+    from huggingface_hub import hf_hub_download
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    try:  # without require_pretrained, a folder that lacks its weights would become a CLIP of random ones
-        model = open_clip.create_model(f"local-dir:{folder}", device=device, require_pretrained=True)
-    except RuntimeError as error:
-        raise UnavailableError(
-            f"{folder}: its weights are missing or do not fit its open_clip_config.json; copy the whole model again."
-        ) from error
+    is_folder = Path(place).is_dir()
+    schema = f"local-dir:{place}" if is_folder else f"hf-hub:{place}"
+    with reading_weights(place):
+        config = json.loads(Path(f"{place}/{CONFIG}" if is_folder else hf_hub_download(place, CONFIG)).read_text("utf-8"))
+        try:  # without require_pretrained, a folder that lacks its weights would become a CLIP of random ones
+            model = open_clip.create_model(schema, device=device, require_pretrained=True)
+        except RuntimeError as error:
+            raise UnavailableError(
+                f"{place}: its weights are missing or do not fit its {CONFIG}; copy the whole model again."
+            ) from error
+        tokenize = open_clip.get_tokenizer(schema)
     preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
-    return model, preprocess, open_clip.get_tokenizer(f"local-dir:{folder}")
+    return model, preprocess, tokenize, config
 
 
 def _find_published(backbone: Backbone) -> Path:
@@ -175,7 +201,7 @@ def _find_published(backbone: Backbone) -> Path:
     )
 
 
-def _load_published(backbone: Backbone, device: str) -> tuple[Any, Callable[[Image.Image], Any], Callable[[list[str]], Any]]:
+def _load_published(backbone: Backbone, device: str) -> Loaded:
     path = _find_published(backbone)
     import open_clip
 
@@ -186,4 +212,7 @@ def _load_published(backbone: Backbone, device: str) -> tuple[Any, Callable[[Ima
         model.load_state_dict(read_state_dict(path), strict=True)
     except RuntimeError as error:
         raise UnavailableError(f"{path}: does not hold a {backbone.architecture}; is it another model's file?") from error
-    return model, preprocess, open_clip.get_tokenizer(backbone.architecture)
+    network = open_clip.get_model_config(backbone.architecture) or {}
+    preprocessing = {name: model.visual.preprocess_cfg[name] for name in ("mean", "std", "interpolation", "resize_mode")}
+    config = {"model_cfg": network | {"quick_gelu": backbone.quick_gelu}, "preprocess_cfg": preprocessing}
+    return model, preprocess, open_clip.get_tokenizer(backbone.architecture), config

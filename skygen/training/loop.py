@@ -10,17 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from skygen.checkpoints import Checkpoint, Checkpoints
 from skygen.data.loading import Batch, PairStream, Positions, fingerprint, load_batches
 from skygen.errors import ConfigError, Preempted, SkygenError
 from skygen.runs import StopSignal
+from skygen.training.learner import JointLearner, Learner
 from skygen.training.optimizer import (
     OptimizerSettings,
     build_optimizer,
@@ -30,17 +30,6 @@ from skygen.training.optimizer import (
 )
 
 MOST_SKIPPED_IN_A_ROW = 10
-
-
-@runtime_checkable
-class Learner(Protocol):
-    """A model that can be trained on pairs."""
-
-    network: nn.Module
-
-    def loss(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """Return one loss an example; the loop owns the reduction."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -243,6 +232,8 @@ class Trainer:
             if batch.keys:
                 loss_sum += self._accumulate(batch, micro_batch)
                 images += len(batch.keys)
+            elif isinstance(self.learner, JointLearner):
+                self.learner.join()
         sums = self._reduce(loss_sum, images)
         norm = self._scale_gradient(sums.images)
         finite = bool(torch.isfinite(norm)) and sums.loss == sums.loss and abs(sums.loss) != float("inf")

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from skygen.data.images import ImageError, dihedral, fit_image, image_to_tensor, open_image, tensor_to_image
+from skygen.data.augmentation import dihedral
+from skygen.data.images import ImageError, fit_image, image_to_tensor, open_image, tensor_to_image
 from skygen.seeding import Seeds
 
 PIXELS = Seeds(0).numpy("pixels").integers(0, 256, (40, 60, 3), dtype=np.uint8)

@@ -28,7 +28,7 @@ CAPTIONER_PRESETS = ["all", "default", "text_decoder"]
 def inputs() -> dict[str, torch.Tensor]:
     seeds = Seeds(0)
     return {
-        "latents": torch.randn((2, 4, 16, 16), generator=seeds.generator("latents")),
+        "latents": torch.randn((2, 8, 16, 16), generator=seeds.generator("latents")),
         "hidden": torch.randn((2, 64, 128), generator=seeds.generator("hidden")),
         "timesteps": torch.tensor([3, 700]),
         "pixels": torch.randn((2, 3, 64, 64), generator=seeds.generator("pixels")),

@@ -46,7 +46,7 @@ def test_each_distinct_text_is_encoded_once(scorer: Scorer) -> None:
         given.extend(texts)
         return scorer.tokenize(texts)
 
-    counting = Scorer("counting", scorer.model, scorer.preprocess, tokenize, batch_size=2)
+    counting = Scorer("counting", scorer.model, scorer.preprocess, tokenize, scorer.config, batch_size=2)
     assert np.allclose(counting.embed_texts(TEXTS), scorer.embed_texts(TEXTS), atol=1e-6)
     assert sorted(given) == sorted(set(TEXTS))
 
@@ -132,7 +132,7 @@ def test_a_file_that_is_not_here_says_what_to_download_and_where_to_put_it(
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(
-        UnavailableError, match="not a scorer that skygen knows and not a folder; the known names are miniature"
+        UnavailableError, match="not an id on the Hugging Face hub; the known names are miniature"
     ):
         Scorer.load("skyclip")
 

@@ -1,0 +1,31 @@
+"""What the training loop asks of a model."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from skygen.data.loading import Batch
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A model that can be trained on pairs."""
+
+    network: nn.Module
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        """Return one loss an example; the loop owns the reduction."""
+        ...
+
+
+@runtime_checkable
+class JointLearner(Learner, Protocol):
+    """A learner whose loss looks at the examples of all processes."""
+
+    def join(self) -> None:
+        """Do this process's part of it without any example."""
+        ...
