@@ -23,6 +23,7 @@ from skygen.evaluation.alignment import caption_alignment_scores
 from skygen.evaluation.baselines import class_mode_captions, constant_caption, shuffled_captions
 from skygen.evaluation.captioning import caption_scores
 from skygen.evaluation.scores import format_table, to_metrics
+from skygen.evaluation.tags import tag_scores
 from skygen.models.adapters import without_adapter
 from skygen.models.captioner import Captioner, CaptioningSettings
 from skygen.models.device import pick_device
@@ -73,6 +74,7 @@ def main(config: Config) -> None:
         captions |= write_baselines(pairs, captions, config, rejects, seeds)
         subset = config.pairs.split or "all"
         scores = caption_scores(captions, references, subset=subset, seeds=seeds)
+        scores += tag_scores(captions, references, subset=subset, seeds=seeds)
         scores += caption_alignment_scores(scorer, images, captions, references, subset=subset, seeds=seeds)
         run.write_json("metrics.json", to_metrics("skygen-v1", scores))
         write_record(run, pairs, references, captions)

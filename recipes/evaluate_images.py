@@ -22,9 +22,11 @@ from skygen.errors import UnavailableError
 from skygen.evaluation.alignment import alignment_scores
 from skygen.evaluation.features import Extractor, inception_extractor, scorer_extractor
 from skygen.evaluation.fidelity import fidelity_scores
+from skygen.evaluation.judgement import accuracy_scores, name_classes
 from skygen.evaluation.scores import Score, format_table, to_metrics
 from skygen.generation.sampling import METADATA, read_metadata
 from skygen.models.device import pick_device
+from skygen.models.judge import Judge, JudgeSettings
 from skygen.models.scorer import Scorer, ScorerSettings
 from skygen.runs import Run, RunSettings, launch, logger
 from skygen.seeding import Seeds
@@ -57,6 +59,7 @@ class Config:
     pairs: PairSettings
     scorer: ScorerSettings = field(default_factory=ScorerSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Pictures:
     paths: list[Path]
     texts: list[str]
     records: list[dict[str, Any]]
+    classes: list[str]
     images: Float[np.ndarray, "count dimension"]
     words: Float[np.ndarray, "count dimension"]
 
@@ -78,19 +82,28 @@ def main(config: Config) -> None:
         extractor = inception_extractor(config.features.inception, device=device)
     else:
         extractor = scorer_extractor(scorer)
+    judge = Judge.load(config.judge.name, device=device, batch_size=config.judge.batch_size) if config.judge.name else None
     seeds = Seeds(config.run.seed)
     with Run(config.run, config) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
         pairs = keep_readable(config.pairs.read(rejects), rejects, scorer.batch_size)
         rejects.check(len(pairs) + rejects.count, config.pairs.max_bad_fraction)
-        real = embed(scorer, "real", [pair.image for pair in pairs], [pair.captions[0] for pair in pairs], [])
+        real = embed(
+            scorer, "real", [pair.image for pair in pairs], [pair.captions[0] for pair in pairs], [],
+            [pair.class_name or "" for pair in pairs],
+        )  # fmt: skip
         generated = [read_samples(scorer, config.samples.root)]
         if config.samples.base_root:
             generated.append(read_samples(scorer, config.samples.base_root))
         subset = config.pairs.split or "all"
         scores = score(real, generated, extractor, f"skyclip:{scorer.name}", subset, seeds)
+        judged: dict[str, list[str]] = {}
+        if judge:
+            for pictures in (*generated, real):
+                seen = judged[pictures.model] = name_classes(judge, pictures.paths)
+                scores += accuracy_scores(judge, seen, pictures.classes, model=pictures.model, subset=subset, seeds=seeds)
         run.write_json("metrics.json", to_metrics("skygen-v1", scores))
-        run.write_lines("pictures.jsonl", side_by_side(generated, {pair.key: pair.image for pair in pairs}))
+        run.write_lines("pictures.jsonl", side_by_side(generated, {pair.key: pair.image for pair in pairs}, judged))
         logger.info(format_table(scores))
 
 
@@ -103,9 +116,11 @@ def keep_readable(pairs: list[Pair], rejects: Rejects, batch_size: int) -> list[
     return kept
 
 
-def embed(scorer: Scorer, model: str, paths: list[Path], texts: list[str], records: list[dict[str, Any]]) -> Pictures:
+def embed(
+    scorer: Scorer, model: str, paths: list[Path], texts: list[str], records: list[dict[str, Any]], classes: list[str]
+) -> Pictures:
     """Embed images and their words once; every score is made of these."""
-    return Pictures(model, paths, texts, records, scorer.embed_images(paths), scorer.embed_texts(texts))
+    return Pictures(model, paths, texts, records, classes, scorer.embed_images(paths), scorer.embed_texts(texts))
 
 
 def read_samples(scorer: Scorer, root: Path) -> Pictures:
@@ -114,7 +129,8 @@ def read_samples(scorer: Scorer, root: Path) -> Pictures:
     if not records:
         raise UnavailableError(f"{root / METADATA}: no generated images there; run recipes/generate.py first.")
     paths = [root / record["file_name"] for record in records]
-    return embed(scorer, records[0]["model"], paths, [record["text"] for record in records], records)
+    texts, classes = [record["text"] for record in records], [record.get("class", "") for record in records]
+    return embed(scorer, records[0]["model"], paths, texts, records, classes)
 
 
 def score(
@@ -142,7 +158,7 @@ def score(
     return scores
 
 
-def side_by_side(generated: list[Pictures], real: dict[str, Path]) -> list[dict[str, Any]]:
+def side_by_side(generated: list[Pictures], real: dict[str, Path], judged: dict[str, list[str]]) -> list[dict[str, Any]]:
     """List each picture with the base's of the same prompt and seed, and the real image whose caption it was drawn from."""
     tuned, others = generated[0], generated[1:]
     rows = []
@@ -152,6 +168,8 @@ def side_by_side(generated: list[Pictures], real: dict[str, Path]) -> list[dict[
             row[pictures.model] = str(pictures.paths[place]) if place < len(pictures.paths) else None
             if place < len(pictures.paths):
                 row["skyclip_score"][pictures.model] = float(pictures.images[place] @ pictures.words[place])
+                if pictures.model in judged:
+                    row.setdefault("judged", {})[pictures.model] = judged[pictures.model][place]
         row["real"] = str(real[record["key"]]) if record["key"] in real else None
         rows.append(row)
     return rows

@@ -8,10 +8,9 @@ The same command again continues the run. ``runs/<name>/model`` is a folder that
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from skygen.checkpoints import Checkpoints
-from skygen.data.benchmarks import Benchmark, read_benchmark
+from skygen.data.benchmarks import Benchmark, BenchmarkSettings
 from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
@@ -36,15 +35,11 @@ class StartSettings:
 
 
 @dataclass(frozen=True)
-class ValidationSettings:
+class ValidationSettings(BenchmarkSettings):
     """Zero-shot classification while training."""
 
-    root: Path | None = None
-    """Folder of SkyScript's benchmarks; without it nothing is validated."""
-    sets: tuple[str, ...] = ("SkyScript_cls",)
-    """Names of the benchmarks."""
     limit: int = 512
-    """Images of each that are classified; 0 takes all."""
+    """At most so many images of each, evenly spaced; 0 takes all."""
     validation_steps: int = 100
     """Validate every so many updates, and at the end."""
 
@@ -77,7 +72,7 @@ def main(config: Config) -> None:
     with Run(config.run, config, is_main=accelerator.is_main_process, continuation=CONTINUATION) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
         pairs = config.pairs.read(rejects)
-        benchmarks = read_benchmarks(config.validation, rejects)
+        benchmarks = config.validation.read(rejects)
         trained = WholeModel(scorer.model, scorer.save)
         stream = PairStream(pairs, config.images, config.captions, seeds, rejects)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
@@ -93,19 +88,9 @@ def main(config: Config) -> None:
         trainer.adopt_average()
         if accelerator.is_main_process:
             trained.save(run.path(trained.folder_name))
-            validate(run, scorer, benchmarks, rejects, seeds, trainer.step)
 
 
-def read_benchmarks(settings: ValidationSettings, rejects: Rejects) -> list[Benchmark]:
-    """Read what is validated on, cut to the limit by evenly spaced images, so that every class keeps its share."""
-    if settings.root is None:
-        return []
-    return [read_benchmark(settings.root, name, rejects).spread(settings.limit) for name in settings.sets]
-
-
-def validate(
-    run: Run, scorer: Scorer, benchmarks: list[Benchmark], rejects: Rejects, seeds: Seeds, step: int
-) -> None:
+def validate(run: Run, scorer: Scorer, benchmarks: list[Benchmark], rejects: Rejects, seeds: Seeds, step: int) -> None:
     """Classify the benchmarks' images as the model stands, and note it in ``metrics.json`` and ``validation.jsonl``."""
     if not benchmarks:
         return

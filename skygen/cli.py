@@ -46,6 +46,7 @@ def fabricate(
     pairs: int = 1000,
     seed: int = 0,
     classes: tuple[str, ...] = ("all",),
+    benchmark: int | None = None,
 ) -> None:
     """Draw a small world as a data set in SkyScript's layout: images, metas, caption tables, benchmarks.
 
@@ -54,10 +55,12 @@ def fabricate(
         pairs: tiles in all, split 80 : 10 : 10 into train, val and test; the benchmarks' tiles come on top.
         seed: everything follows from it.
         classes: `all`, `base` (what the miniature models know), `novel` (what they have never seen), or names of classes.
+        benchmark: tiles of the classification benchmark; by default a tenth of the pairs, and at least 26.
     """
     from skygen.miniature.fabricate import fabricate as write
 
-    summary = write(folder, pairs=pairs, seed=seed, classes=_resolve_classes(classes), progress=_Progress("tiles"))
+    names, progress = _resolve_classes(classes), _Progress("tiles")
+    summary = write(folder, pairs=pairs, seed=seed, classes=names, benchmark=benchmark, progress=progress)
     counts = asdict(summary)
     print(f"{folder}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
 

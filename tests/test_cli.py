@@ -72,6 +72,12 @@ def test_fabricate_writes_the_classes_asked_for(tmp_path: Path, capsys: pytest.C
     assert len(table.splitlines()) > 1
 
 
+def test_fabricate_draws_a_benchmark_of_the_size_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["fabricate", str(tmp_path), "--pairs", "1", "--benchmark", "5"])
+    assert "benchmark 5," in capsys.readouterr().out
+    assert len(list((tmp_path / "benchmark" / "SkyScript_cls" / "val").iterdir())) == 5
+
+
 def test_groups_of_classes_are_resolved_and_names_kept() -> None:
     assert cli._resolve_classes(["all"]) == CLASSES
     assert cli._resolve_classes(["novel", NOVEL_CLASSES[0], "no such"]) == (*NOVEL_CLASSES, "no such")

@@ -7,19 +7,26 @@ from pathlib import Path
 from typing import Literal
 
 from skygen.miniature import architectures
+from skygen.miniature.world import CLASSES
 from skygen.runs import launch
 from skygen.seeding import Seeds
+
+EUROSAT = (
+    "annual crop", "forest", "herbaceous vegetation", "highway", "industrial", "pasture", "permanent crop", "residential",
+    "river", "sea lake",
+)  # fmt: skip
+"""EuroSAT's classes in words; a forest and a river are one class in both worlds."""
 
 
 @dataclass(frozen=True)
 class Config:
     """Write an untrained model."""
 
-    part: Literal["skyclip", "captioner", "autoencoder", "stable_diffusion"]
+    part: Literal["skyclip", "captioner", "autoencoder", "stable_diffusion", "judge"]
     """Which model."""
     folder: Path
     """Where it goes."""
-    text_tower: Path = Path("runs/miniature-skyclip/model")
+    text_tower: Path = Path("runs/miniature-skyclip-named/model")
     """Trained SkyCLIP, whose text tower becomes the text encoder of Stable Diffusion."""
     autoencoder: Path = Path("runs/miniature-autoencoder/model")
     """Trained autoencoder of Stable Diffusion."""
@@ -33,6 +40,8 @@ def main(config: Config) -> None:
         architectures.build_skyclip(config.folder, seeds)
     elif config.part == "captioner":
         architectures.build_captioner(config.folder, seeds)
+    elif config.part == "judge":
+        architectures.build_judge(config.folder, sorted({*CLASSES, *EUROSAT}), seeds)
     elif config.part == "autoencoder":
         architectures.build_autoencoder(config.folder, seeds)
     else:

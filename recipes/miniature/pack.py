@@ -21,28 +21,35 @@ from skygen.models.weights import MINIATURE
 from skygen.runs import launch, logger
 
 PART_RUNS = {
-    "skyclip": ("miniature-skyclip",),
-    "captioner": ("miniature-captioner",),
+    "skyclip": ("miniature-skyclip-named", "miniature-skyclip"),
+    "captioner": ("miniature-captioner-more", "miniature-captioner"),
     "stable_diffusion": ("miniature-diffusion", "miniature-autoencoder"),
+    "judge": ("miniature-judge",),
 }
+"""The run whose model is shipped, and those that it builds on."""
 SCORE_RUNS = {
-    "skyclip": ("miniature-skyclip-scores", "miniature-skyclip-eurosat"),
+    "skyclip": ("miniature-scorer",),
     "captioner": ("miniature-captioner-scores",),
-    "stable_diffusion": ("miniature-diffusion-scores", "miniature-autoencoder"),
+    "stable_diffusion": ("miniature-scenes-scores", "miniature-eurosat-scores", "miniature-autoencoder"),
+    "judge": ("miniature-judge",),
 }
 TITLES = {
     "skyclip": "SkyCLIP-miniature",
     "captioner": "Captioner-miniature",
     "stable_diffusion": "Stable-Diffusion-miniature",
+    "judge": "Judge-miniature",
 }
 WORLD = "of the 26 classes of the fabricated world"
 COPERNICUS = "Contains modified Copernicus Sentinel data."
 NOTES = {
     "skyclip": f"An open_clip ViT (8-pixel patches, 64 pixels), trained on all {WORLD} and "
     f"on EuroSAT's train images. {COPERNICUS}",
-    "captioner": f"A BLIP captioner, trained on 20 {WORLD}; the other six are left for a LoRA.",
-    "stable_diffusion": f"A Stable Diffusion at 64 pixels, trained on 20 {WORLD}; the other six are left for a LoRA. Its text "
-    f"encoder is SkyCLIP-miniature's, frozen. {COPERNICUS}",
+    "captioner": f"A BLIP captioner, trained on 20 {WORLD} and on EuroSAT's train images; the other six are left for a LoRA. "
+    f"{COPERNICUS}",
+    "stable_diffusion": f"A Stable Diffusion at 64 pixels, trained on 20 {WORLD} and on EuroSAT's train images; the other six "
+    f"are left for a LoRA. Its text encoder is SkyCLIP-miniature's, frozen; its autoencoder has seen all of them. {COPERNICUS}",
+    "judge": f"A ResNet classifier, trained on all {WORLD} and on EuroSAT's train images; it shares no weights with "
+    f"SkyCLIP-miniature. {COPERNICUS}",
 }
 
 

@@ -61,13 +61,17 @@ def main(config: Config) -> None:
                 trainer.save()
         trainer.adopt_average()
         if accelerator.is_main_process:
-            held_out = replace(config.pairs, csv=None, split="val", also=()).read(rejects)
-            spread, psnr = measure(autoencoder.eval(), replace_pairs(stream, held_out))
-            autoencoder.register_to_config(scaling_factor=1 / spread)
+            spreads, scores = [], []
+            for place in (config.pairs.root, *config.pairs.also):
+                held_out = replace(config.pairs, root=place, csv=None, split="val", also=()).read(rejects)
+                spread, psnr = measure(autoencoder.eval(), replace_pairs(stream, held_out))
+                spreads.append(spread)
+                subset = f"val of {place.name}"
+                scores.append(mean_score("psnr_db", psnr, model="tuned", subset=subset, extractor="", seeds=seeds))
+            autoencoder.register_to_config(scaling_factor=1 / spreads[0])
             trained.save(run.path(trained.folder_name))
-            score = mean_score("psnr_db", psnr, model="tuned", subset="val", extractor="", seeds=seeds)
-            run.write_json("metrics.json", to_metrics("skygen-v1", [score]))
-            logger.info(format_table([score]))
+            run.write_json("metrics.json", to_metrics("skygen-v1", scores))
+            logger.info(format_table(scores))
 
 
 def replace_pairs(stream: PairStream, pairs: list[Pair]) -> PairStream:

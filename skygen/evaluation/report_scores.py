@@ -12,7 +12,7 @@ _MODEL_ORDER = ("tuned", "base", "real")
 _LOWER = ("fid", "kid", "cmmd", "mmd", "loss", "perplexity")
 _HIGHER = (
     "bleu", "rouge", "cider", "meteor", "spice", "skyclip", "clip", "accuracy", "recall", "precision", "density", "coverage",
-    "retrieval", "top_", "f1",
+    "retrieval", "top_", "f1", "zero_shot", "image_to_text", "text_to_image", "judge", "count", "colour", "psnr",
 )  # fmt: skip
 
 

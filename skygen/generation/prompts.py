@@ -19,6 +19,8 @@ class PromptSettings:
     """One prompt a line, or a CSV with a column of them (its name ends in ``.csv``)."""
     column: str | None = None
     """Column of the CSV; the first of ``prompt``, ``text``, ``title_multi_objects``, ``title`` when left out."""
+    template: str = ""
+    """For a text file of class names: the prompt with ``{}`` where the class goes, such as "a satellite image of {}"."""
     limit: int = 0
     """Use only so many prompts, spread evenly over the file; 0 uses all."""
 
@@ -30,10 +32,12 @@ class Prompt:
     Args:
         text: the words.
         key: of the real pair whose caption it is, so that a report can show both; empty for a prompt of one's own.
+        class_name: what the picture is to show, where that is known.
     """
 
     text: str
     key: str = ""
+    class_name: str = ""
 
 
 def read_prompts(settings: PromptSettings) -> list[Prompt]:
@@ -41,7 +45,7 @@ def read_prompts(settings: PromptSettings) -> list[Prompt]:
 
     Raises:
         UnavailableError: there is no such file.
-        ConfigError: the CSV has no such column.
+        ConfigError: the CSV has no such column, or the template has no place for the class.
         DataError: there is no prompt in it, or it is not UTF-8 text.
     """
     path = settings.file
@@ -56,7 +60,8 @@ def read_prompts(settings: PromptSettings) -> list[Prompt]:
     if path.suffix.lower() == ".csv":
         prompts = _from_csv(path, text, settings.column)
     else:
-        prompts = [Prompt(line.strip()) for line in text.splitlines()]
+        lines = filter(None, (line.strip() for line in text.splitlines()))
+        prompts = [_from_line(line, settings.template) for line in lines]
     prompts = [prompt for prompt in prompts if prompt.text]
     if not prompts:
         raise DataError(f"{path}: holds no prompt; write one a line.")
@@ -64,6 +69,14 @@ def read_prompts(settings: PromptSettings) -> list[Prompt]:
         stride = len(prompts) / settings.limit
         prompts = [prompts[int(index * stride)] for index in range(settings.limit)]
     return prompts
+
+
+def _from_line(line: str, template: str) -> Prompt:
+    if not template:
+        return Prompt(line)
+    if "{}" not in template:
+        raise ConfigError(f"--prompts.template {template!r}: has no {{}} where the class should go")
+    return Prompt(template.replace("{}", line), class_name=line)
 
 
 def _from_csv(path: Path, text: str, column: str | None) -> list[Prompt]:
@@ -74,4 +87,4 @@ def _from_csv(path: Path, text: str, column: str | None) -> list[Prompt]:
         raise ConfigError(
             f"{path}: has no column {column or 'of prompts'}; its columns are {', '.join(names)}, choose with --prompts.column."
         )
-    return [Prompt((row[chosen] or "").strip(), row.get("filepath") or "") for row in rows]
+    return [Prompt((row[chosen] or "").strip(), row.get("filepath") or "", (row.get("label") or "").strip()) for row in rows]

@@ -105,6 +105,7 @@ def draw_samples(
                 "index": index,
                 "seed": numbers[best],
                 "key": prompts[index % len(prompts)].key,
+                "class": prompts[index % len(prompts)].class_name,
                 **({"skyclip_score": scores[best], "candidate_scores": scores[own]} if scorer else {}),
                 "num_inference_steps": generation.num_inference_steps,
                 "guidance_scale": generation.guidance_scale,

@@ -7,6 +7,7 @@ package can carry.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,27 @@ def build_captioner(folder: Path, seeds: Seeds) -> None:
     images = BlipImageProcessor(size=size, image_mean=list(CLIP_MEAN), image_std=list(CLIP_STD))
     network.save_pretrained(folder)
     BlipProcessor(images, tokenizer).save_pretrained(folder)
+
+
+def build_judge(folder: Path, class_names: Sequence[str], seeds: Seeds) -> None:
+    """Write an untrained ResNet classifier of a quarter of a million parameters."""
+    from transformers import BitImageProcessor, ResNetConfig, ResNetForImageClassification
+
+    config = ResNetConfig(
+        embedding_size=32,
+        hidden_sizes=[32, 64, 96],
+        depths=[1, 1, 1],
+        layer_type="basic",
+        num_labels=len(class_names),
+        id2label=dict(enumerate(class_names)),
+        label2id={name: index for index, name in enumerate(class_names)},
+    )
+    seeds.reset_global("architecture", "judge")
+    ResNetForImageClassification(config).save_pretrained(folder)
+    size = {"height": RESOLUTION, "width": RESOLUTION}
+    BitImageProcessor(size=size, do_center_crop=False, image_mean=list(CLIP_MEAN), image_std=list(CLIP_STD)).save_pretrained(
+        folder
+    )
 
 
 def build_autoencoder(folder: Path, seeds: Seeds) -> None:

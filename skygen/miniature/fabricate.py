@@ -78,7 +78,13 @@ class Record:
 
 
 def fabricate(
-    root: Path, *, pairs: int, seed: int, classes: Sequence[str] | None = None, progress: Progress | None = None
+    root: Path,
+    *,
+    pairs: int,
+    seed: int,
+    classes: Sequence[str] | None = None,
+    benchmark: int | None = None,
+    progress: Progress | None = None,
 ) -> FabricatedSummary:
     """Write a data set of the miniature world in SkyScript's layout.
 
@@ -90,20 +96,21 @@ def fabricate(
         pairs: tiles in all; 80 % train, 10 % val, 10 % test. The benchmarks' tiles come on top.
         seed: of everything.
         classes: scene classes to draw; all of ``CLASSES`` where None.
+        benchmark: tiles of the classification benchmark; a tenth of ``pairs`` where None, and at least 26.
         progress: called with (tiles done, tiles in all) after every tile.
 
     Returns:
         The counts of what was written.
 
     Raises:
-        ConfigError: a class is unknown, or ``pairs`` is below 1.
+        ConfigError: a class is unknown, or ``pairs`` or ``benchmark`` is below 1.
         StorageError: a file cannot be written.
     """
-    names = _check(pairs, classes)
-    seeds = Seeds(seed)
-    benchmark = max(26, pairs // 10)
+    benchmark = max(26, pairs // 10) if benchmark is None else benchmark
     retrieval = max(13, pairs // 20)
     total = pairs + benchmark + retrieval
+    names = _check(pairs, benchmark, classes)
+    seeds = Seeds(seed)
 
     def report(done: int) -> None:
         if progress is not None:
@@ -125,10 +132,12 @@ def fabricate(
         ) from error
 
 
-def _check(pairs: int, classes: Sequence[str] | None) -> tuple[str, ...]:
+def _check(pairs: int, benchmark: int, classes: Sequence[str] | None) -> tuple[str, ...]:
     """Refuse what cannot be fabricated; give the classes in the world's order."""
     if pairs < 1:
         raise ConfigError(f"Cannot fabricate {pairs} pairs: ask for at least 1.")
+    if benchmark < 1:
+        raise ConfigError(f"Cannot fabricate a benchmark of {benchmark} tiles: ask for at least 1, or leave it out.")
     wanted = CLASSES if classes is None else tuple(classes)
     for name in wanted:
         if name not in SCENES:

@@ -26,6 +26,23 @@ def test_a_caption_list_gives_prompts_with_the_key_of_their_pair(tmp_path: Path)
     assert read_prompts(PromptSettings(file, column="title")) == [Prompt("short", "images2/a1_CH_19.jpg")]
 
 
+def test_a_list_of_labels_tells_what_each_picture_is_to_show(tmp_path: Path) -> None:
+    file = write(tmp_path / "pairs.csv", "filepath,title,label\na/1.jpg,a long pier,pier\na/2.jpg,water,\n")
+    expected = [Prompt("a long pier", "a/1.jpg", "pier"), Prompt("water", "a/2.jpg")]
+    assert read_prompts(PromptSettings(file)) == expected
+
+
+def test_class_names_are_put_into_the_template(tmp_path: Path) -> None:
+    file = write(tmp_path / "classes.txt", "tennis court\n\n sea lake \n")
+    assert read_prompts(PromptSettings(file, template="a satellite image of {}")) == [
+        Prompt("a satellite image of tennis court", class_name="tennis court"),
+        Prompt("a satellite image of sea lake", class_name="sea lake"),
+    ]
+    assert [prompt.class_name for prompt in read_prompts(PromptSettings(file))] == ["", ""]
+    with pytest.raises(ConfigError, match=r"--prompts\.template 'a lake': has no \{\} where the class should go"):
+        read_prompts(PromptSettings(file, template="a lake"))
+
+
 def test_a_limit_is_spread_over_the_file(tmp_path: Path) -> None:
     file = write(tmp_path / "prompts.txt", "\n".join(map(str, range(10))))
     assert [prompt.text for prompt in read_prompts(PromptSettings(file, limit=4))] == ["0", "2", "5", "7"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from skygen.data.pairs import read_pairs
 from skygen.generation.prompts import Prompt
 from skygen.generation.sampling import (
     METADATA,
@@ -22,7 +23,7 @@ from skygen.models.diffusion import Diffusion
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 
-PROMPTS = [Prompt("a dam"), Prompt("two tanks", "images2/a1_CH_19.jpg"), Prompt("a lake")]
+PROMPTS = [Prompt("a dam"), Prompt("two tanks", "images2/a1_CH_19.jpg", "storage tank"), Prompt("a lake")]
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +73,12 @@ def test_processes_share_the_numbers_without_overlap(tmp_path: Path) -> None:
     assert shares[1] == [1, 4]
 
 
-def test_prompts_are_taken_in_turn_and_keep_the_key_of_their_pair(models: tuple[Diffusion, Scorer], tmp_path: Path) -> None:
+def test_prompts_are_taken_in_turn_and_keep_what_is_known_of_them(models: tuple[Diffusion, Scorer], tmp_path: Path) -> None:
     records = draw(models, tmp_path, [0, 1, 4])
     assert [record["text"] for record in records] == ["a dam", "two tanks", "two tanks"]
     assert [record["key"] for record in records] == ["", "images2/a1_CH_19.jpg", "images2/a1_CH_19.jpg"]
+    assert [record.get("class") or None for record in records] == [None, "storage tank", "storage tank"]
+    assert [pair.class_name for pair in read_pairs(tmp_path)] == [None, "storage tank", "storage tank"]
     assert len({record["seed"] for record in records}) == 3
     assert all(record["synthetic"] and record["model"] == "base" for record in records)
 

@@ -137,6 +137,18 @@ def test_more_pairs_keep_the_first_ones(tmp_path: Path) -> None:
         assert many[name].startswith(few[name]), name
 
 
+def test_a_benchmark_can_be_larger_and_changes_nothing_else(tmp_path: Path) -> None:
+    usual, larger = tmp_path / "usual", tmp_path / "larger"
+    assert fabricate(usual, pairs=2, seed=1).benchmark == 26
+    assert fabricate(larger, pairs=2, seed=1, benchmark=40).benchmark == 40
+    few, many = contents(usual), contents(larger)
+    table = "benchmark/SkyScript_cls/img_txt_pairs_val.csv"
+    assert len(many) == len(few) + 14
+    assert all(many[name] == few[name] for name in few.keys() - {table})
+    assert many[table].startswith(few[table])
+    assert len(rows(larger / table)) == 40
+
+
 def test_another_seed_draws_other_tiles(tmp_path: Path) -> None:
     for seed in (1, 2):
         fabricate(tmp_path / str(seed), pairs=2, seed=seed)
@@ -155,6 +167,8 @@ def test_wrong_requests_say_how_to_mend_them(tmp_path: Path) -> None:
         fabricate(tmp_path, pairs=1, seed=0, classes=["tenis court"])
     with pytest.raises(ConfigError, match="Cannot fabricate 0 pairs: ask for at least 1"):
         fabricate(tmp_path, pairs=0, seed=0)
+    with pytest.raises(ConfigError, match="Cannot fabricate a benchmark of 0 tiles: ask for at least 1"):
+        fabricate(tmp_path, pairs=1, seed=0, benchmark=0)
     with pytest.raises(ConfigError, match="of no class: name at least one"):
         fabricate(tmp_path, pairs=1, seed=0, classes=[])
     (tmp_path / "file").write_text("")

@@ -131,9 +131,7 @@ def test_a_file_that_is_not_here_says_what_to_download_and_where_to_put_it(
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(
-        UnavailableError, match="not an id on the Hugging Face hub; the known names are miniature"
-    ):
+    with pytest.raises(UnavailableError, match="not an id on the Hugging Face hub; the known names are miniature"):
         Scorer.load("skyclip")
 
 

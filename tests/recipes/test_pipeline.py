@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from skygen.data.images import open_image
+from skygen.miniature.architectures import build_judge
+from skygen.miniature.world import CLASSES
+from skygen.seeding import Seeds
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEST_CSV = "SkyScript_test_30K_filtered_by_CLIP_openai.csv"
@@ -97,6 +100,45 @@ def test_images_are_drawn_captioned_and_scored(
     assert len(pictures) == 6
     assert all(open_image(picture["base"]).size == (64, 64) for picture in pictures)
     assert [picture["real"] is None for picture in pictures] == [True] + [False] * 5
+
+
+@pytest.mark.slow
+def test_a_judge_is_trained_and_judges_generated_and_real_images(world: Path, skyclip_folder: Path, tmp_path: Path) -> None:
+    benchmark, table = world / "benchmark", "SkyScript_cls/img_txt_pairs_val.csv"
+    build_judge(tmp_path / "start", CLASSES, Seeds(7))
+    labelled = ["--run.root", tmp_path, "--pairs.root", benchmark, "--pairs.csv", table]
+    train = ["--run.name", "judge", *labelled, "--train.max_train_steps", "3", "--train.ema_decay", "0.9",
+             "--benchmark.root", benchmark, "--model.name", tmp_path / "start"]  # fmt: skip
+    build_judge(tmp_path / "narrow", CLASSES[:5], Seeds(7))
+    sentence = recipe("train_judge", *train, "--model.name", tmp_path / "narrow", code=2)
+    assert "lacks; its classes are" in sentence and "--pairs.classes" in sentence
+    recipe("train_judge", *train)
+    (score,) = read_json(tmp_path / "judge" / "metrics.json")["scores"]
+    assert (score["name"], score["model"], score["subset"], score["count"]) == ("judge_accuracy", "real", "SkyScript_cls", 26)
+    weights = tmp_path / "judge" / "model" / "model.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    recipe("train_judge", *train)  # nothing is left to train, and the same judge comes out
+    assert weights.read_bytes() == before
+
+    samples = tmp_path / "samples"
+    (samples / "images").mkdir(parents=True)
+    for index, path in enumerate(sorted((benchmark / "SkyScript_cls" / "val").glob("*.jpg"))[:4]):
+        shutil.copy(path, samples / "images" / f"{index}.jpg")
+        name = "lake" if index else "no such class"
+        line = {"file_name": f"images/{index}.jpg", "text": f"a {name}", "seed": 1, "index": index, "key": "", "model": "tuned"}
+        with (samples / "metadata.jsonl").open("a") as file:
+            file.write(json.dumps(line | ({"class": name} if index < 3 else {})) + "\n")
+    words = ["--run.name", "images", *labelled, "--samples.root", samples, "--scorer.name", skyclip_folder]
+    said = recipe("evaluate_images", *words, "--judge.name", tmp_path / "judge" / "model")
+    assert "2 of 4 tuned pictures are left out" in said
+    scores = [score for score in read_json(tmp_path / "images" / "metrics.json")["scores"] if score["name"] == "judge_accuracy"]
+    assert [(score["model"], score["count"]) for score in scores] == [("tuned", 2), ("real", 26)]
+    pictures = read_lines(tmp_path / "images" / "pictures.jsonl")
+    assert len(pictures) == 4
+    seen = [picture["judged"]["tuned"] for picture in pictures]
+    assert set(seen) <= set(CLASSES)
+    assert scores[0]["value"] == sum(name == "lake" for name in seen[1:3]) / 2
 
 
 @pytest.mark.slow
