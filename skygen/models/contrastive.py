@@ -47,9 +47,9 @@ class ContrastiveLearner:
         texts = self.network.encode_text(self.tokenize(list(batch.captions)).to(device), normalize=True).float()
         other_images, other_texts = gather_others(images), gather_others(texts)
         scale = self.network.logit_scale.exp()
-        if distributed.is_initialized():  # each process sees the whole loss: each gives its share of this one gradient
-            share = 1 / distributed.get_world_size()
-            scale = scale * share + scale.detach() * (1 - share)
+        # each process sees the whole loss: of the one temperature's gradient it gives the share of its own pairs
+        share = len(images) / (len(images) + len(other_images))
+        scale = scale * share + scale.detach() * (1 - share)
         losses = info_nce(torch.cat([images, other_images]), torch.cat([texts, other_texts]), scale)
         own = losses[: len(images)].detach()
         return own + (losses.sum() - losses.sum().detach()) / len(images)

@@ -65,7 +65,7 @@ def test_every_sentence_is_complete_english() -> None:
                     r"\ba (?=[aei])|\ban (?=[^aeio])|\bone (\w+ ){0,3}(courts|holes|tanks|tracks|turbines)\b", sentence.lower()
                 ), sentence
                 count += 1
-    assert count == 6 * sum(len(attribute_choices(name)) for name in CLASSES)
+    assert count == 10 * sum(len(attribute_choices(name)) for name in CLASSES)
 
 
 def test_a_sentence_counts_and_names_what_is_around() -> None:

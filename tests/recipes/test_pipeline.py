@@ -152,7 +152,8 @@ def test_captions_are_scored_beside_their_baselines(
     writers = {score["model"] for score in scores if score["name"] == "cider_d"}
     assert writers == {"base", "constant", "class_mode", "shuffled"}
     assert {score["name"] for score in scores} >= {"bleu_4", "rouge_l", "cider_d", "clip_score", "ref_clip_score"}
-    assert all(score["count"] == 6 and score["interval"] is not None for score in scores)
+    by_tag = {"count_accuracy", "colour_accuracy"}  # of the images whose caption has such a tag
+    assert all(score["count"] == 6 and score["interval"] is not None for score in scores if score["name"] not in by_tag)
     rows = read_lines(tmp_path / "captions" / "captions.jsonl")
     assert len(rows) == 6
     assert all(set(row["captions"]) == writers for row in rows)
