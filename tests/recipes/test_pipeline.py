@@ -13,6 +13,7 @@ import pytest
 from skygen.data.images import open_image
 from skygen.miniature.architectures import build_judge
 from skygen.miniature.world import CLASSES
+from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -158,3 +159,21 @@ def test_captions_are_scored_beside_their_baselines(
     assert len(rows) == 6
     assert all(set(row["captions"]) == writers for row in rows)
     assert not any(reference.startswith("a satellite image") for row in rows for reference in row["references"])
+
+
+@pytest.mark.slow
+def test_a_scorer_is_trained_validated_and_loads_again(world: Path, tmp_path: Path) -> None:
+    recipe("pretrain_skyclip", "--run.name", "clip", "--run.root", tmp_path, "--pairs.root", world, "--pairs.split", "train",
+           "--model.name", "miniature", "--train.max_train_steps", "4", "--train.train_batch_size", "8",
+           "--images.random_resized_crop", "True", "--validation.root", world / "benchmark",
+           "--validation.validation_steps", "2")  # fmt: skip
+    run = tmp_path / "clip"
+    lines = read_lines(run / "validation.jsonl")
+    assert [line["step"] for line in lines] == [2, 4]
+    reached = {
+        score["name"]: score["value"] for score in read_json(run / "metrics.json")["scores"] if score["model"] == "scorer"
+    }
+    assert lines[-1]["SkyScript_cls zero_shot_top_1"] == reached["zero_shot_top_1"] > 0.5
+    before, after = Scorer.load("miniature"), Scorer.load(str(run / "model"))
+    assert after.config == before.config
+    assert not (after.embed_texts(["a lake"]) == before.embed_texts(["a lake"])).all()
