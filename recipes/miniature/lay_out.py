@@ -11,11 +11,8 @@ from skygen.miniature.world import CLASSES
 from skygen.runs import launch
 from skygen.seeding import Seeds
 
-EUROSAT = (
-    "annual crop", "forest", "herbaceous vegetation", "highway", "industrial", "pasture", "permanent crop", "residential",
-    "river", "sea lake",
-)  # fmt: skip
-"""EuroSAT's classes in words; a forest and a river are one class in both worlds."""
+EUROSAT_CLASSES = Path(__file__).parents[1] / "configs" / "generate" / "eurosat_classes.txt"
+"""In words, one a line; a forest and a river are one class in both worlds."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,8 @@ def main(config: Config) -> None:
     elif config.part == "captioner":
         architectures.build_captioner(config.folder, seeds)
     elif config.part == "judge":
-        architectures.build_judge(config.folder, sorted({*CLASSES, *EUROSAT}), seeds)
+        eurosat = EUROSAT_CLASSES.read_text(encoding="utf-8").splitlines()
+        architectures.build_judge(config.folder, sorted({*CLASSES, *eurosat}), seeds)
     elif config.part == "autoencoder":
         architectures.build_autoencoder(config.folder, seeds)
     else:
