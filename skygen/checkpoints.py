@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skygen.errors import StorageError
+from skygen.storage import flush_to_disk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,11 +79,11 @@ class Checkpoints:
             _write_json(working / "state.json", {"step": checkpoint.step, **checkpoint.state})
             _write_json(working / MANIFEST, {path.name: hash_file(path) for path in sorted(working.iterdir())})
             for path in working.iterdir():
-                _flush(path)
-            _flush(working)
+                flush_to_disk(path)
+            flush_to_disk(working)
             shutil.rmtree(final, ignore_errors=True)
             working.replace(final)
-            _flush(self.folder)
+            flush_to_disk(self.folder)
         except (OSError, RuntimeError, SafetensorError) as error:  # the writers report a full disk each in its own way
             shutil.rmtree(working, ignore_errors=True)
             raise StorageError(
@@ -145,11 +146,3 @@ def _read(folder: Path) -> Checkpoint:
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import importlib.metadata
 import json
 import logging
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from skygen import config as configuration
 from skygen.errors import ConfigError, Preempted, SkygenError, StorageError
+from skygen.storage import STORAGE_FAULTS, storage_error, writing
 
 if TYPE_CHECKING:
     from skygen.training.loop import Step
@@ -32,7 +32,6 @@ Config = TypeVar("Config")
 PR_SET_PDEATHSIG = 1
 INTERRUPTED = 130
 SECONDS_BETWEEN_LINES = 10.0
-STORAGE_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 
 
 @dataclass(frozen=True)
@@ -117,13 +116,8 @@ class Run:
         """
         if not self._is_main:
             return
-        path = self.path(name)
-        working = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            working.write_text(text, encoding="utf-8")
-            working.replace(path)
-        except OSError as error:
-            raise _storage_error(path, error) from error
+        with writing(self.folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file, whole or not at all."""
@@ -141,7 +135,7 @@ class Run:
             with self.path(name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise _storage_error(self.folder / name, error) from error
+            raise storage_error(self.folder / name, error) from error
 
     def log(self, step: Step) -> None:
         """Append one training step to ``log.jsonl``; every few seconds also say it on standard error.
@@ -281,7 +275,7 @@ def explaining(interrupted: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in STORAGE_FAULTS:
             raise
-        sys.stderr.write(f"skygen: {_storage_error(error.filename or 'a file', error)}\n")
+        sys.stderr.write(f"skygen: {storage_error(error.filename or 'a file', error)}\n")
         sys.exit(StorageError.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write(f"skygen: {interrupted}\n")
@@ -296,10 +290,6 @@ def _end_with_launcher() -> None:
     """
     if sys.platform == "linux" and not {"ACCELERATE_MIXED_PRECISION", "LOCAL_RANK"}.isdisjoint(os.environ):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _storage_error(path: Path | str, error: OSError) -> StorageError:
-    return StorageError(f"{path}: cannot be written ({error.strerror}); free disk space or choose --run.root.")
 
 
 def _whole_lines(path: Path) -> list[str]:

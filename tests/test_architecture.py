@@ -20,7 +20,7 @@ from skygen import config
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
-    {"errors", "seeding", "config", "checkpoints", "runs"},
+    {"errors", "seeding", "config", "storage", "checkpoints", "runs"},
     {"data"},
     {"models"},
     {"training", "generation", "evaluation"},

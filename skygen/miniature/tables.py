@@ -6,6 +6,8 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from skygen.storage import writing
+
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a comma-separated table under another name first, so that a table that is there is whole.
@@ -15,9 +17,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]
         columns: the header.
         rows: as wide as the header.
     """
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("w", encoding="utf-8", newline="") as file:
+    with writing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
-    unfinished.replace(path)

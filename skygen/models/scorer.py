@@ -15,7 +15,8 @@ from PIL import Image
 from skygen.data.images import open_image
 from skygen.errors import UnavailableError
 from skygen.models.backbones import BACKBONES, Backbone
-from skygen.models.weights import locate, read_state_dict, reading_weights, skygen_home
+from skygen.models.weights import locate, read_state_dict, reading_weights
+from skygen.storage import skygen_home
 
 CONFIG = "open_clip_config.json"
 Picture = Path | str | Image.Image

@@ -6,7 +6,6 @@ torch or diffusers are loaded.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,11 +88,6 @@ def hide_loading_bars() -> None:
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-
-
-def skygen_home() -> Path:
-    """Return the folder of files that a user downloads by hand: ``$SKYGEN_HOME``, else ``~/.cache/skygen``."""
-    return Path(os.environ.get("SKYGEN_HOME") or Path.home() / ".cache" / "skygen")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,68 @@
+"""Files written whole or not at all, and the folder for what skygen keeps between runs."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from skygen.errors import StorageError
+
+STORAGE_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
+"""Errors of the operating system that say: this disk cannot take it."""
+
+
+def skygen_home() -> Path:
+    """Return the folder of downloads and caches: ``$SKYGEN_HOME``, else ``~/.cache/skygen``."""
+    return Path(os.environ.get("SKYGEN_HOME") or Path.home() / ".cache" / "skygen")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Give a name beside ``path`` to write to, and rename it to ``path`` when all went well.
+
+    A reader sees the old file, the new one, or none, never a half; after a failure or a kill ``path`` is as it was.
+
+    Args:
+        path: of the file; folders above it are made.
+
+    Yields:
+        The temporary path, on the same file system.
+
+    Raises:
+        StorageError: the disk is full or refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()  # so that a folder that refuses is told from an input that does, which the caller may read
+    except OSError as error:
+        raise storage_error(path, error) from error
+    try:
+        yield temporary
+        flush_to_disk(temporary)
+        temporary.replace(path)
+        flush_to_disk(path.parent)
+    except OSError as error:
+        if error.errno not in STORAGE_FAULTS:
+            raise
+        raise storage_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Have the operating system write a file, or a folder's list of names, through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems cannot flush a folder
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def storage_error(path: Path | str, error: OSError) -> StorageError:
+    """Put an operating system's refusal to write into a sentence."""
+    return StorageError(f"{path}: cannot be written ({error.strerror}); free disk space or choose another place.")
