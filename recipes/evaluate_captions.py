@@ -16,7 +16,8 @@ from PIL import Image
 
 from skygen.data.captions import strip_view_prefix
 from skygen.data.images import open_readable
-from skygen.data.pairs import Pair, PairSettings
+from skygen.data.pair import Pair
+from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import SkygenError
 from skygen.evaluation.alignment import caption_alignment_scores

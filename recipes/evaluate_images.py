@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float
 
 from skygen.data.images import open_readable
-from skygen.data.pairs import Pair, PairSettings
+from skygen.data.pair import Pair
+from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import UnavailableError
 from skygen.evaluation.alignment import alignment_scores

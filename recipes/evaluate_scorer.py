@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from skygen.data.benchmarks import BenchmarkSettings, prefix_captions, read_retrieval_set
-from skygen.data.pairs import Pair, read_pairs
+from skygen.data.pair import Pair
+from skygen.data.pairs import read_pairs
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError, DataError
 from skygen.evaluation.retrieval import retrieval_scores

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from skygen.checkpoints import Checkpoints
 from skygen.data.images import open_image
 from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
-from skygen.data.pairs import Pair, PairSettings
+from skygen.data.pair import Pair
+from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.models.adapters import LoraSettings
 from skygen.models.captioner import Captioner

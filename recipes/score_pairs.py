@@ -14,7 +14,8 @@ import numpy as np
 from accelerate.utils import gather_object
 
 from skygen.data.images import open_readable
-from skygen.data.pairs import Pair, PairSettings
+from skygen.data.pair import Pair
+from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.data.selection import keep_threshold, write_pair_list
 from skygen.evaluation.alignment import alignment_scores

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from skygen.data.pairs import Pair, read_pairs
+    from skygen.data.pair import Pair
+    from skygen.data.pairs import read_pairs
     from skygen.evaluation.captions import score_captions
     from skygen.models.captioner import Captioner
     from skygen.models.diffusion import Diffusion
@@ -21,7 +22,7 @@ __all__ = ["Captioner", "Diffusion", "Pair", "Scorer", "Seeds", "read_pairs", "s
 _MODULES = {
     "Captioner": "skygen.models.captioner",
     "Diffusion": "skygen.models.diffusion",
-    "Pair": "skygen.data.pairs",
+    "Pair": "skygen.data.pair",
     "Scorer": "skygen.models.scorer",
     "Seeds": "skygen.seeding",
     "read_pairs": "skygen.data.pairs",

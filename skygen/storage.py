@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 from skygen.errors import StorageError
@@ -66,3 +67,11 @@ def flush_to_disk(path: Path) -> None:
 def storage_error(path: Path | str, error: OSError) -> StorageError:
     """Put an operating system's refusal to write into a sentence."""
     return StorageError(f"{path}: cannot be written ({error.strerror}); free disk space or choose another place.")
+
+
+def cache_folder(root: Path) -> Path:
+    """Return the folder for what is derived from a data set: ``.skygen`` in it, or in ``skygen_home`` where it is read-only."""
+    own = root / ".skygen"
+    if os.access(own if own.is_dir() else root, os.W_OK):
+        return own
+    return skygen_home() / "derived" / sha256(os.fsencode(root.resolve())).hexdigest()[:16]

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from skygen.checkpoints import Checkpoints
 from skygen.data.loading import Batch, CaptionSettings, ImageSettings, PairStream
-from skygen.data.pairs import Pair, read_pairs
+from skygen.data.pair import Pair
+from skygen.data.pairs import read_pairs
 from skygen.data.rejects import Rejects
 from skygen.models.adapters import LoraSettings
 from skygen.models.captioner import Captioner

@@ -13,7 +13,8 @@ from jaxtyping import Float
 
 from skygen.checkpoints import Checkpoints
 from skygen.data.loading import CaptionSettings, ImageSettings, PairStream, Positions, load_batches
-from skygen.data.pairs import Pair, PairSettings
+from skygen.data.pair import Pair
+from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.evaluation.scores import format_table, mean_score, to_metrics
 from skygen.models.adapters import WholeModel

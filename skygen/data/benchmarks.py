@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from skygen.data.pairs import Pair, PairSettings, read_pairs, relative_key, to_words
+from skygen.data.pair import Pair, relative_key, to_words
+from skygen.data.pairs import PairSettings, read_pairs
 from skygen.data.rejects import Rejects
 from skygen.data.skyscript import read_header
 from skygen.errors import ConfigError, DataError, UnavailableError

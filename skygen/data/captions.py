@@ -14,7 +14,10 @@ AERIAL_PREFIX = "An aerial image. It shows: "
 SATELLITE_PREFIX = "A satellite image. It shows: "
 """Stands before a polished caption (schema B) of an image taken from orbit."""
 
-_VIEW_PREFIX = re.compile("|".join(re.escape(p) for p in (PREFIX, AERIAL_PREFIX, SATELLITE_PREFIX)), re.IGNORECASE)
+VIEW_PREFIX_PATTERN = "|".join(re.escape(p) for p in (PREFIX, AERIAL_PREFIX, SATELLITE_PREFIX))
+"""Matches each of them, without regard to case: a pattern for Python's ``re`` and for RE2 alike."""
+
+_VIEW_PREFIX = re.compile(VIEW_PREFIX_PATTERN, re.IGNORECASE)
 _KEYS_WITHOUT_CONNECTOR = frozenset({"power", "man_made", "natural"})
 _RENAMED_KEYS = {"highway": "road", "aeroway": "airport"}
 _PRIMARY_ROADS = frozenset({"primary", "primary_link"})  # published captions keep `highway` for these two

@@ -13,11 +13,10 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from skygen.data.pairs import SUFFIXES, Pair, name_split, relative_key, to_words
+from skygen.data.pair import SUFFIXES, Pair, hash_split, name_split, relative_key, to_words
 from skygen.data.rejects import Rejects
 from skygen.data.skyscript import parse_file_name
 from skygen.errors import DataError
@@ -143,12 +142,6 @@ def read_class_folders(folders: Iterable[tuple[str | None, Path]], root: Path, c
         for image in _images(folder):
             key = f"{folder.relative_to(root).as_posix()}/{image}"
             yield Pair(key, root / key, (caption,), split=split or hash_split(key), class_name=name)
-
-
-def hash_split(key: str) -> str:
-    """Assign a split that depends on the key alone: SHA-256 modulo 10, where 0 is test, 1 is val, the rest train."""
-    remainder = int.from_bytes(sha256(os.fsencode(key)).digest(), "big") % 10
-    return {0: "test", 1: "val"}.get(remainder, "train")
 
 
 def _subfolders(folder: Path) -> list[Path]:

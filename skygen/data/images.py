@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from skygen.data.archives import ArchiveError, read_bytes
 from skygen.data.rejects import Rejects
 from skygen.errors import DataError, UnavailableError
 
@@ -41,7 +42,7 @@ def open_image(source: Path | str | bytes) -> Image.Image:
     is applied. Of several frames, the first counts.
 
     Args:
-        source: a file, or its bytes.
+        source: a file, whose path may lead through an archive, or its bytes.
 
     Returns:
         An RGB image, 8 bits a channel, both sides from 8 to 16,384 pixels and at most 40 megapixels, without metadata.
@@ -50,8 +51,8 @@ def open_image(source: Path | str | bytes) -> Image.Image:
         ImageError: if it is missing, too large, too small, damaged, cut short, or has float or 32-bit pixels.
     """
     with _as_image_error(), _strict_about_bombs():
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(file, formats=FORMATS) as image:
+        data = source if isinstance(source, bytes) else read_bytes(Path(source))
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size)
             image.load()  # verify() lets truncated files pass
             upright = ImageOps.exif_transpose(image)
@@ -186,10 +187,14 @@ def _as_image_error() -> Iterator[None]:
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError("no such file") from None
+        raise ImageError("missing: no such file") from None
+    except ArchiveError as error:
+        raise ImageError(str(error)) from error
     except UnidentifiedImageError:
         raise ImageError(f"not an image in a format read here ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError("too large: more than 40 megapixels") from None
     except Exception as error:  # on damaged files Pillow's decoders raise almost any type
+        if "truncated" in str(error).lower():
+            raise ImageError("truncated: the file ends before the picture does") from error
         raise ImageError(f"damaged or unreadable: {type(error).__name__}: {error}") from error

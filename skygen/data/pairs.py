@@ -1,54 +1,29 @@
-"""A pair: one overhead image and what is said about it; and how pairs are read and selected, however they lie."""
+"""How the pairs of a data set are read and chosen, however they lie: from its index where there is one, else from its files."""
 
 from __future__ import annotations
 
 import logging
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from skygen.data.rejects import Rejects
-from skygen.errors import ConfigError, DataError, UnavailableError
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Int64
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
-"""Of the image files that ``skygen.data.images`` reads."""
+from skygen.data.choosing import Balance, Choice, assign_cells, choose_rows, require_columns, weigh
+from skygen.data.index import Index, open_index, read_whole
+from skygen.data.layouts import Layout, find_layout
+from skygen.data.pair import CLASS_TEMPLATE, Pair
+from skygen.data.rejects import Reject, Rejects, read_rejects
+from skygen.data.skyscript import has_part, locate_image
+from skygen.data.table import PairList, PairTable
+from skygen.errors import DataError
 
-_LOG = logging.getLogger(__name__)
-_TEMPLATE = "a satellite image of {}"
-_SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-_WORD_BREAK = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[_\s]+")
-_PLAIN_PATH = re.compile(r"(?:\w[\w-]*/)*\w[\w-]*\.\w+")
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One image with its captions, and what is known of it.
-
-    Args:
-        key: names the pair within its data set: the image's path relative to the root, with forward slashes.
-        image: where the image lies.
-        captions: one or more, as the data set has them (a view prefix included); never empty, none blank.
-        split: ``train``, ``val`` or ``test``; None where the data set does not say.
-        class_name: the scene or focus object in words, such as ``tennis court``; None where it is not known.
-        source: SkyScript's two-character alias of the image collection, such as ``CH``.
-        year: of capture.
-        similarity: image-text cosine that came with the pair, from whichever CLIP filtered it.
-    """
-
-    key: str
-    image: Path
-    captions: tuple[str, ...]
-    split: str | None = None
-    class_name: str | None = None
-    source: str | None = None
-    year: int | None = None
-    similarity: float | None = None
+_LOG = logging.getLogger("skygen")
+MANY_ROWS = 300_000
+"""Of a list that is read from its CSV, above which the index is recommended: it takes seconds each time."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +31,53 @@ class PairSettings:
     """Which pairs a recipe works on."""
 
     root: Path
-    """Folder of the data set: SkyScript, an imagefolder with metadata.jsonl, or one folder for each class."""
+    """Folder of the data set: SkyScript, an imagefolder, a caption set, WebDataset, Parquet, or one folder for each class."""
     csv: Path | None = None
-    """Pair list to read, relative to the root or to the working folder; by default found by the split."""
+    """Pair list to read, CSV or Parquet, relative to the root or to the working folder; by default found by the split."""
     caption_column: str | None = None
     """Column or key that holds the captions; by default title_multi_objects or title, or captions or text."""
     split: str | None = None
     """train, val or test; by default all of them."""
+    split_by: Literal["list", "cell"] = "list"
+    """Who says what split a pair is in: its list, or the cell of its place on the ground, so that no place is on both sides."""
+    cell_degrees: float = 0.1
+    """Side of these cells; 0.1 is about 11 km."""
     classes: tuple[str, ...] = ()
     """Classes to keep, such as "tennis court"; by default all of them."""
     sources: tuple[str, ...] = ()
     """Aliases of the image collections to keep, such as CH or S2; by default all of them."""
+    where: str = ""
+    """Expression to choose by, such as "source in (US, CH) and year >= 2018 and tag == landuse"; see docs/data.md."""
+    max_images_per_caption: int = 0
+    """At most so many pairs with one caption, chosen by a hash of their keys; 0 for all."""
+    caption_temperature: float = 1.0
+    """A caption that n pairs share is drawn as often as n to this power says: 1 leaves all pairs alike, 0 all captions."""
+    balance: Balance = "none"
+    """Column whose values are drawn equally often in training."""
     limit: int = 0
-    """At most so many pairs, 0 for all: the first ones of a CSV, or evenly spaced ones of a folder."""
+    """At most so many pairs, 0 for all: the first ones of a list, or evenly spaced ones of a folder."""
     also: tuple[Path, ...] = ()
-    """More data to read beside it: folders of data sets, or CSVs in the folder of theirs."""
+    """More data to read beside it: folders of data sets, or lists in the folder of theirs."""
     max_bad_fraction: float = 0.01
     """Largest share of the rows that may be unusable before the recipe stops."""
 
-    def read(self, rejects: Rejects) -> list[Pair]:
-        """Read the pairs these settings select.
+    def choice(self) -> Choice:
+        """Return what is asked of the pairs."""
+        return Choice(
+            split=self.split,
+            classes=self.classes,
+            sources=self.sources,
+            where=self.where,
+            limit=self.limit,
+            max_images_per_caption=self.max_images_per_caption,
+            caption_temperature=self.caption_temperature,
+            balance=self.balance,
+            split_by=self.split_by,
+            cell_degrees=self.cell_degrees,
+        )
+
+    def read(self, rejects: Rejects) -> PairList:
+        """Read the pairs these settings select, and say which split that is.
 
         Args:
             rejects: where rows that cannot be used are noted.
@@ -85,14 +87,17 @@ class PairSettings:
             ConfigError: if a setting does not fit the data.
             UnavailableError: if there is no such folder.
         """
-        selection = Selection(self.split, self.classes, self.sources, self.limit)
-        reading = _read(self.root, self.csv, self.caption_column, selection, _TEMPLATE, rejects)
-        rejects.check(reading.rows, self.max_bad_fraction, bad=reading.bad)
-        pairs = reading.require_some(self.root, rejects)
+        layout = find_layout(self.root, self.csv, self.caption_column, self._list_split(), CLASS_TEMPLATE)
+        pairs, rows, bad = _read(layout, self.caption_column, self.choice(), rejects)
+        rejects.check(rows, self.max_bad_fraction, bad=bad)
+        _LOG.info(f"{len(pairs):,} pairs of {self.root}, {self.split or 'all splits'}, fingerprint {pairs.split_fingerprint()}")
         for place in self.also:
-            root, csv = (place.parent, place) if place.suffix == ".csv" else (place, None)
-            pairs += replace(self, root=root, csv=csv, caption_column=None, also=()).read(rejects)
+            root, csv = (place.parent, place) if place.suffix in (".csv", ".parquet") else (place, None)
+            pairs = pairs + replace(self, root=root, csv=csv, caption_column=None, also=()).read(rejects)
         return pairs
+
+    def _list_split(self) -> str | None:
+        return self.split if self.split_by == "list" else None
 
 
 def read_pairs(
@@ -103,14 +108,17 @@ def read_pairs(
     split: str | None = None,
     classes: Sequence[str] = (),
     sources: Sequence[str] = (),
+    where: str = "",
     limit: int = 0,
-    caption_template: str = _TEMPLATE,
+    caption_template: str = CLASS_TEMPLATE,
     rejects: Rejects | None = None,
 ) -> list[Pair]:
     """Read the pairs of a data set; the layout is found, and no image is opened.
 
-    Three layouts are known: SkyScript's (a CSV with a column ``filepath``), Hugging Face's imagefolder
-    (``metadata.jsonl``), and one folder for each class. Rows on the same image become one pair with several captions.
+    Known are SkyScript's layout (a CSV with a column ``filepath``), Hugging Face's imagefolder (``metadata.jsonl``) and
+    Parquet, the caption sets of remote sensing, WebDataset, images with sidecars, and one folder for each class. Rows on the
+    same image become one pair with several captions. A list of millions is better left unmade: ``PairSettings.read`` returns a
+    sequence that makes each pair when it is asked for.
 
     Args:
         root: folder of the data set.
@@ -121,8 +129,9 @@ def read_pairs(
             by a hash of the key.
         classes: to keep, in words or as the folders are called; by default all.
         sources: aliases to keep, such as ``CH``; by default all.
-        limit: at most so many pairs, 0 for all: the first of a CSV, which is then read no further, or evenly spaced
-            ones of a folder.
+        where: an expression (``skygen.data.expressions``), such as ``gsd <= 1 and year >= 2018``.
+        limit: at most so many pairs, 0 for all: the first of a list, which is then read no further than the megabyte that
+            holds them, or evenly spaced ones of a folder.
         caption_template: the caption of an image in a class folder, with ``{}`` for the class.
         rejects: where rows that cannot be used are noted; without it, a log message says how many there were.
 
@@ -135,172 +144,93 @@ def read_pairs(
         DataError: if no known layout is found, or no pair is left.
     """
     ledger = Rejects(None) if rejects is None else rejects
-    selection = Selection(split, tuple(classes), tuple(sources), limit)
-    reading = _read(Path(root), csv, caption_column, selection, caption_template, ledger)
-    pairs = reading.require_some(Path(root), ledger)
-    if rejects is None and reading.bad:
-        _LOG.warning("%d of %d rows of %s are left out; %s", reading.bad, reading.rows, root, ledger.first_reason)
-    return pairs
+    choice = Choice(split, tuple(classes), tuple(sources), where, limit)
+    layout = find_layout(Path(root), csv, caption_column, split, caption_template)
+    pairs, rows, bad = _read(layout, caption_column, choice, ledger)
+    if rejects is None and bad:
+        _LOG.warning(f"{bad} of {rows} rows of {root} are left out; {ledger.first_reason}")
+    return list(pairs)
 
 
-class Selection:
-    """Which pairs are wanted, and which values the data has, for when none is left.
+def _read(layout: Layout, caption_column: str | None, choice: Choice, rejects: Rejects) -> tuple[PairList, int, int]:
+    """Read and choose; return the pairs, and how many rows there were and were bad."""
+    index = open_index(layout, caption_column)
+    if index is None and layout.whole is not None:
+        index = open_index(layout.whole, caption_column)
+    if index is None:
+        index = read_whole(layout, rejects, _limit_reached(layout, choice))
+        if index.counts.rows >= MANY_ROWS:
+            _LOG.info(f"{layout.root}: read {index.counts.rows:,} rows; after `skygen index {layout.root}` this takes no time")
+    elif index.ledger is not None:
+        rejects.add_all(read_rejects(index.ledger))
+    usable, unusable = _leave_out_unusable(index, rejects)
+    table, counts = assign_cells(index.table.table, choice), index.counts
+    if not usable.any():
+        why = f"none of its {counts.rows} rows can be used; the first: {rejects.first_reason}"
+        raise DataError(f"{layout.root} has no pairs: {why if counts.rows else 'its list has no row below the column names'}")
+    require_columns(choice, table)
+    rows = choose_rows(table, usable, choice, spread=not layout.is_list)
+    if not len(rows):
+        raise DataError(f"no pair of {layout.root} is selected: {choice.describe_lack(table)}; change or leave out the filter")
+    part = index.table if table is index.table.table else replace(index.table, table=table, path=None)
+    return PairList([part], rows, weigh(table, rows, choice)), counts.rows, counts.bad + unusable
 
-    Args:
-        split: or None for all.
-        classes: or none for all; compared in words, without regard to case.
-        sources: or none for all.
-        limit: or 0 for all.
+
+def _limit_reached(layout: Layout, choice: Choice) -> _Counter | None:
+    """Make what says when a list has given enough pairs; None where all of it is needed."""
+    needs_all = choice.max_images_per_caption or choice.split_by == "cell" or not layout.is_list
+    return None if needs_all or not choice.limit else _Counter(choice)
+
+
+class _Counter:
+    """Counts the pairs that are asked for, batch by batch, until there are enough."""
+
+    def __init__(self, choice: Choice) -> None:
+        self._choice = choice
+        self._keys: set[str] = set()
+
+    def __call__(self, batch: pa.RecordBatch) -> bool:
+        self._keys.update(batch.column("key").filter(pa.array(self._choice.mask(batch))).to_pylist())
+        return len(self._keys) >= self._choice.limit
+
+
+def _leave_out_unusable(index: Index, rejects: Rejects) -> tuple[Bool[np.ndarray, " rows"], int]:
+    """Mark the rows that can be used, and count those that are bad: no caption, or a problem that a check has found.
+
+    Rows whose part of SkyScript is not here, while others are, are no damage: they are left out with one word.
     """
-
-    def __init__(self, split: str | None, classes: Sequence[str], sources: Sequence[str], limit: int) -> None:
-        if limit < 0:
-            raise ConfigError(f"the limit is {limit}; it must be a count of pairs, or 0 for all: set --pairs.limit")
-        self.split = (name_split(split, whole=True) or split) if split else None
-        self.limit = limit
-        self.wanted = {
-            "split": {self.split} if self.split else set(),
-            "classes": {to_words(name) for name in classes},
-            "sources": {alias.upper() for alias in sources},
-        }
-        self.found: dict[str, Counter[str]] = {name: Counter() for name in self.wanted}
-
-    def takes(self, pair: Pair) -> bool:
-        """Decide on one pair, and remember its values."""
-        values = {"split": pair.split, "classes": pair.class_name, "sources": pair.source}
-        taken = True
-        for name, wanted in self.wanted.items():
-            if wanted:
-                value = values[name]
-                self.found[name][value or "none"] += 1
-                compared = to_words(value) if value and name == "classes" else value
-                taken = taken and compared in wanted
-        return taken
-
-    def describe(self) -> str:
-        """Say for each filter what was asked for and what there is."""
-        return "; ".join(
-            f"--pairs.{name} asks for {', '.join(sorted(map(str, wanted)))}, and the data has {_list(self.found[name])}"
-            for name, wanted in self.wanted.items()
-            if wanted
+    table = index.table.table
+    usable = np.ones(len(table), dtype=bool)
+    for name, missing in (("captions", True), ("problem", False)):
+        column = table.column(name)
+        if column.null_count != (0 if missing else len(table)):
+            rows = np.flatnonzero(column.is_null().to_numpy() == missing)
+            usable[rows] = False
+            rejects.add_all(_explain(index.table, rows, name))
+    unusable = int((~usable).sum())
+    absent = absent_parts(index.table)
+    if absent:
+        gone = np.isin(table.column("part").fill_null(-1).to_numpy(), absent)
+        _LOG.warning(
+            f"{int(gone.sum()):,} of {len(table):,} pairs are left out: their images{', images'.join(map(str, absent))} "
+            f"are not in {index.table.root}; `skygen download` fetches them"
         )
+        usable &= ~gone
+    return usable, unusable
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What came of reading a data set: the pairs, how many rows there were, and how many of them were bad."""
-
-    pairs: list[Pair]
-    rows: int
-    bad: int
-    selection: Selection
-
-    def require_some(self, root: Path, rejects: Rejects) -> list[Pair]:
-        """Return the pairs; a DataError says why there are none."""
-        if self.pairs:
-            return self.pairs
-        if self.rows == self.bad:
-            why = f"none of its {self.rows} rows can be used; the first: {rejects.first_reason}"
-            raise DataError(f"{root} has no pairs: {why if self.rows else 'its list has no row below the column names'}")
-        raise DataError(f"no pair of {root} is selected: {self.selection.describe()}; change or leave out the filter")
+def absent_parts(part: PairTable) -> list[int]:
+    """List SkyScript's parts that the list names and that are not here, where at least one other is."""
+    column = part.table.column("part")
+    if column.null_count == len(column):
+        return []
+    named = [number for number in column.unique().to_pylist() if number is not None]
+    here = {number: has_part(part.root, f"images{number}") for number in named}
+    return sorted(number for number in named if not here[number]) if any(here.values()) else []
 
 
-def _read(
-    root: Path,
-    csv: str | Path | None,
-    caption_column: str | None,
-    selection: Selection,
-    caption_template: str,
-    rejects: Rejects,
-) -> Reading:
-    if "{}" not in caption_template:
-        raise ConfigError(f"the caption template {caption_template!r} has no {{}} where the class should go")
-    if not root.is_dir():
-        raise UnavailableError(f"there is no folder {root}; set --pairs.root to the folder of the data set")
-    rows, is_list = _find_rows(root, csv, caption_column, selection.split, caption_template, rejects)
-    return _collect(rows, selection, stop_at_limit=is_list)
-
-
-def _find_rows(
-    root: Path, csv: str | Path | None, caption_column: str | None, split: str | None, template: str, rejects: Rejects
-) -> tuple[Iterator[Pair | None], bool]:
-    """Find the layout, and return its rows and whether they come from a CSV."""
-    from skygen.data import imagefolder, skyscript  # these make Pairs, and so import this module
-
-    csvs = [skyscript.find_csv(csv, root)] if csv else skyscript.choose_csvs(root, split)
-    if csvs:
-        return (row for path in csvs for row in skyscript.read_csv(path, root, caption_column, rejects)), True
-    if metadata := imagefolder.find_metadata(root):
-        return imagefolder.read_metadata(metadata, root, caption_column, rejects), False
-    if folders := imagefolder.find_class_folders(root):
-        return imagefolder.read_class_folders(folders, root, template), False
-    others = ", ".join(path.name for path in sorted(root.glob("*.csv"))[:5])
-    lacking = f" ({others} lack it)" if others else ""
-    raise DataError(
-        f"{root} is not a data set that can be read: it has no CSV with a column filepath{lacking}, "
-        f"no {imagefolder.METADATA} in it or in a subfolder, and no folders of images named after classes; lay it out "
-        "as SkyScript_*.csv + images2/*.jpg, as metadata.jsonl with file_name and text, or as AnnualCrop/*.jpg"
-    )
-
-
-def _collect(rows: Iterable[Pair | None], selection: Selection, *, stop_at_limit: bool) -> Reading:
-    merged: dict[str, Pair] = {}
-    count = bad = 0
-    for pair in rows:
-        count += 1
-        if pair is None:
-            bad += 1
-        elif selection.takes(pair):
-            known = merged.get(pair.key)
-            if known is None and stop_at_limit and selection.limit and len(merged) == selection.limit:
-                break
-            merged[pair.key] = pair if known is None else _merge(known, pair)
-    pairs = list(merged.values())
-    if selection.limit and len(pairs) > selection.limit:
-        pairs = [pairs[index * len(pairs) // selection.limit] for index in range(selection.limit)]
-    return Reading(pairs, count, bad, selection)
-
-
-def _merge(known: Pair, other: Pair) -> Pair:
-    return replace(known, captions=tuple(dict.fromkeys(known.captions + other.captions)))
-
-
-def name_split(name: str, *, whole: bool = False) -> str | None:
-    """Read ``train``, ``val`` or ``test`` from a name such as ``SkyScript_val_5K`` or ``validation``; else None.
-
-    Args:
-        name: of a file, a folder or a split.
-        whole: the name must be that of the split alone.
-    """
-    words = [name.strip().lower()] if whole else re.split(r"[^a-z]+", name.lower())
-    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
-
-
-def relative_key(path: str) -> str:
-    """Bring an image's path in a list to the form of ``Pair.key``.
-
-    Raises:
-        ValueError: with the reason, if it is empty, leaves the data set, or does not name an image.
-    """
-    if _PLAIN_PATH.fullmatch(path):
-        parts = path.split("/")
-    else:
-        text = path.strip().replace("\\", "/")
-        parts = [part for part in text.split("/") if part not in ("", ".")]
-        if text.startswith("/") or re.match(r"[A-Za-z]:|\w+://", text) or ".." in parts:
-            raise ValueError(f"the path {path!r} leads out of the data set; it must be relative to its folder")
-        if not parts or not text.isprintable():
-            raise ValueError(f"the path {path!r} is no file's name" if parts else "the path is empty")
-    if f".{parts[-1].rpartition('.')[2].lower()}" not in SUFFIXES:
-        raise ValueError(f"the path {path!r} is not that of an image ({', '.join(sorted(SUFFIXES))})")
-    return "/".join(parts)
-
-
-def to_words(name: str) -> str:
-    """Turn a class's or folder's name into words: ``AnnualCrop`` and ``annual_crop`` into ``annual crop``."""
-    return " ".join(filter(None, _WORD_BREAK.split(name))).lower()
-
-
-def _list(values: Counter[str], most: int = 12) -> str:
-    shown = ", ".join(f"{value} ({count})" for value, count in values.most_common(most))
-    return shown + (f" and {len(values) - most} more" if len(values) > most else "")
+def _explain(part: PairTable, rows: Int64[np.ndarray, " bad"], column: str) -> list[Reject]:
+    chosen = part.table.select(["key", "problem"]).take(pa.array(rows)).to_pylist()
+    reasons = ("the caption is empty" if column == "captions" else row["problem"] for row in chosen)
+    keys = [row["key"] for row in chosen]
+    return [Reject(key, why, str(locate_image(part.root, key))) for key, why in zip(keys, reasons, strict=True)]

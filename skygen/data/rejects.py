@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from skygen.errors import DataError, StorageError
+from skygen.storage import writing
 
 try:
     import fcntl
 except ImportError:  # Windows: two processes may then write the same line; readers count keys, not lines
     fcntl = None  # type: ignore[assignment]
+
+
+class Reject(NamedTuple):
+    """One line of the ledger.
+
+    Args:
+        key: a ``Pair.key``, or ``FILE:ROW`` of a row that made no pair.
+        reason: a few words, such as ``truncated file``.
+        where: the file, and the row in it, in full.
+        part: such as ``caption 3``, where the pair itself is kept.
+    """
+
+    key: str
+    reason: str
+    where: str
+    part: str | None = None
 
 
 class Rejects:
@@ -45,10 +63,20 @@ class Rejects:
         Raises:
             StorageError: if the file cannot be written.
         """
-        if (key, part) in self._seen:
+        self.add_all([Reject(key, reason, where, part)])
+
+    def add_all(self, entries: Iterable[Reject]) -> None:
+        """Note many at once, such as those that an earlier look at the data found.
+
+        Raises:
+            StorageError: if the file cannot be written.
+        """
+        new = [entry for entry in entries if (entry.key, entry.part) not in self._seen]
+        if not new:
             return
         if self.path is None:
-            self._note(key, part, reason)
+            for entry in new:
+                self._note(entry.key, entry.part, entry.reason)
             return
         with _storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,9 +84,9 @@ class Rejects:
             try:
                 with _locked(descriptor):
                     torn = self._read_on(descriptor)
-                    if (key, part) not in self._seen:
-                        os.write(descriptor, b"\n" * torn + _to_line(key, reason, where, part))
-                        self._read_on(descriptor)
+                    lines = {(e.key, e.part): _to_line(e) for e in new if (e.key, e.part) not in self._seen}
+                    _write_all(descriptor, b"\n" * torn + b"".join(lines.values()))
+                    self._read_on(descriptor)
             finally:
                 os.close(descriptor)
 
@@ -109,10 +137,30 @@ class Rejects:
         self.first_reason = self.first_reason or reason
 
 
-def _to_line(key: str, reason: str, where: str, part: str | None) -> bytes:
-    entry = {"key": key, "reason": reason, "where": where} | ({"part": part} if part else {})
+def read_rejects(path: Path) -> Iterator[Reject]:
+    """Read a ledger from its file; lines that are no entries, such as one torn by a crash, are passed over."""
+    with _storage_errors(path), path.open("rb") as file:
+        for line in file:
+            with suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
+                yield Reject(entry["key"], entry["reason"], entry["where"], entry.get("part"))
+
+
+def write_rejects(path: Path, entries: Iterable[Reject]) -> None:
+    """Write a whole ledger at once, in the place of one that may be there."""
+    with writing(path) as temporary, temporary.open("wb") as file:
+        file.writelines(map(_to_line, entries))
+
+
+def _to_line(entry: Reject) -> bytes:
+    plain = {"key": entry.key, "reason": entry.reason, "where": entry.where} | ({"part": entry.part} if entry.part else {})
     # A file name that is not UTF-8 holds lone surrogates; written as \udcNN they are still JSON.
-    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    return json.dumps(plain, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def _read_from(descriptor: int, position: int) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from skygen.data.pairs import Pair
+from skygen.data.pair import Pair
 from skygen.errors import ConfigError
 
 

@@ -8,23 +8,24 @@ arXiv 2312.12856.
 from __future__ import annotations
 
 import csv
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from skygen.data.captions import strip_view_prefix
-from skygen.data.pairs import Pair, name_split, relative_key
-from skygen.data.rejects import Rejects
+from skygen.data.pair import name_split
 from skygen.errors import ConfigError, DataError
 
 # Aliases contain digits (P3, S2, L8): a pattern of letters alone loses those sources. `r`, a relation, is not
 # documented; it would be OpenStreetMap's third element beside way (closed: `a`, open: `w`) and node.
 _FILE_NAME = re.compile(r"(?P<kind>[awnr])(?P<osm_id>\d+)_(?P<source>[A-Z0-9]{2})_(?P<year>\d{2})\.jpe?g", re.ASCII)
-_END_OF_TAG = re.compile(r", | with | and |; ")
+_PART = re.compile(r"images([0-9]{1,2})/", re.ASCII)
+END_OF_TAG_PATTERN = r", | with | and |; "
+"""What stands after the first tag of a caption."""
+_END_OF_TAG = re.compile(END_OF_TAG_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,54 +89,20 @@ def parse_file_name(path: str) -> FileName | None:
     return FileName(match["kind"], int(match["osm_id"]), match["source"], 2000 + int(match["year"]))
 
 
+OBJECT_TYPES = {"a": "area", "w": "way", "n": "node", "r": "relation"}
+"""By the letter in file names."""
+
+
+def parse_part(key: str) -> int | None:
+    """Read which of SkyScript's archives an image is in: 2 for ``images2/a1_CH_19.jpg``; None elsewhere."""
+    match = _PART.match(key)
+    return int(match[1]) if match else None
+
+
 def leading_tag(title: str) -> str | None:
     """Name the focus object of a SkyScript title by its first tag: ``a satellite image of pier, shelter`` is a pier."""
     tag = _END_OF_TAG.split(strip_view_prefix(title), maxsplit=1)[0].strip(" .").lower()
     return tag or None
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Where in a row each thing stands; None for what the file lacks."""
-
-    count: int
-    filepath: int
-    caption: int
-    title: int | None
-    label: int | None
-    split: int | None
-    similarity: int | None
-
-
-def find_columns(path: Path, caption_column: str | None = None) -> Columns:
-    """Find the columns by the names in the first row.
-
-    Args:
-        path: of the CSV.
-        caption_column: the one to take captions from; by default ``title_multi_objects``, or else ``title``.
-
-    Raises:
-        ConfigError: if ``filepath`` or the caption column is missing; it names the columns there are.
-    """
-    names = read_header(path)
-    place = {name: number for number, name in reversed(list(enumerate(names)))}
-    listed = ", ".join(names) if any(names) else "none"
-    if "filepath" not in place:
-        raise ConfigError(
-            f"{path} has no column filepath in its first row; its columns are: {listed}; "
-            "a pair list needs filepath and one column of captions"
-        )
-    captions = [caption_column] if caption_column else ["title_multi_objects", "title"]
-    caption = next((place[name] for name in captions if name in place), None)
-    if caption is None:
-        raise ConfigError(
-            f"{path} has no column {' or '.join(captions)}; its columns are: {listed}; name the one that holds the "
-            "captions with --pairs.caption_column"
-        )
-    similarity = next((number for number, name in enumerate(names) if name.startswith("similarity")), None)
-    return Columns(
-        len(names), place["filepath"], caption, place.get("title"), place.get("label"), place.get("split"), similarity
-    )
 
 
 def read_header(path: Path) -> list[str]:
@@ -149,84 +116,29 @@ def read_header(path: Path) -> list[str]:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def read_csv(path: Path, root: Path, caption_column: str | None, rejects: Rejects) -> Iterator[Pair | None]:
-    """Read a pair list, one row at a time; images are not opened.
-
-    A row is a line: a stray quote spoils its own line, not the thousand that follow it.
-
-    Args:
-        path: of the CSV.
-        root: what its ``filepath`` is relative to.
-        caption_column: see ``find_columns``.
-        rejects: where a row that cannot be used is noted.
-
-    Yields:
-        A pair with the row's caption, so that an image on several rows comes several times; None for a rejected row.
-    """
-    columns = find_columns(path, caption_column)
-    split = name_split(path.stem)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        next(file)
-        for number, line in enumerate(file, start=2):
-            if not line.strip():
-                continue
-            try:
-                yield _read_row(line, columns, root, split)
-            except (ValueError, csv.Error) as error:
-                rejects.add(f"{path.name}:{number}", str(error), f"{path}, row {number}")
-                yield None
-
-
-def _read_row(line: str, columns: Columns, root: Path, split: str | None) -> Pair:
-    """Make the pair of one line; a ValueError or csv.Error carries the reason why there is none."""
-    cells = next(csv.reader([line], strict=True))
-    if len(cells) != columns.count:
-        raise ValueError(f"{len(cells)} cells where the first row has {columns.count}")
-    key, caption = relative_key(cells[columns.filepath]), cells[columns.caption].strip()
-    if not caption:
-        raise ValueError("the caption is empty")
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        raise ValueError("not valid UTF-8") from None
-    name = parse_file_name(key)
-    return Pair(
-        key=key,
-        image=locate_image(root, key),
-        captions=(caption,),
-        split=(name_split(cells[columns.split]) if columns.split is not None else None) or split,
-        class_name=_name_class(cells, columns, is_skyscript=name is not None),
-        source=name.source if name else None,
-        year=name.year if name else None,
-        similarity=_to_similarity(cells[columns.similarity]) if columns.similarity is not None else None,
-    )
-
-
 def locate_image(root: Path, key: str) -> Path:
-    """Find where the image of a row lies; ``unzip -d images2 images2.zip`` leaves it in ``images2/images2``."""
-    folder = key.partition("/")[0]
-    return root / folder / key if _is_nested(root, folder) else root / key
+    """Find where the image of a row lies.
+
+    ``unzip -d images2 images2.zip`` leaves it in ``images2/images2``; where there is no folder ``images2``, it lies in
+    ``images2.zip``, and need not be unpacked.
+    """
+    folder, slash, _ = key.partition("/")
+    return root / key if not slash else Path(_place_folder(root, folder) + key)
 
 
-@cache
-def _is_nested(root: Path, folder: str) -> bool:
-    return re.fullmatch(r"images\d+", folder) is not None and (root / folder / folder).is_dir()
+def has_part(root: Path, folder: str) -> bool:
+    """Say whether one of SkyScript's archives, such as ``images2`` or ``meta2``, is here, unpacked or not."""
+    return (root / folder).is_dir() or (root / f"{folder}.zip").is_file()
 
 
-def _name_class(cells: list[str], columns: Columns, *, is_skyscript: bool) -> str | None:
-    if columns.label is not None and (label := cells[columns.label].strip()):
-        return label
-    title = cells[columns.title if columns.title is not None else columns.caption]
-    # A caption of another data set is a sentence, whose opening names nothing.
-    return leading_tag(title) if is_skyscript or strip_view_prefix(title) != title else None
-
-
-def _to_similarity(cell: str) -> float | None:
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+@lru_cache(maxsize=4096)
+def _place_folder(root: Path, folder: str) -> str:
+    """Return what stands before the key of an image whose key begins with ``folder``, a slash at the end."""
+    if re.fullmatch(r"(?:images|meta)\d+", folder) and (root / folder / folder).is_dir():
+        return f"{root / folder}/"
+    if not (root / folder).exists() and (root / f"{folder}.zip").is_file():
+        return f"{root / folder}.zip/"
+    return f"{root}/"
 
 
 def choose_csvs(root: Path, split: str | None) -> list[Path]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from skygen.data.pairs import Pair
+from skygen.data.pair import Pair
 from skygen.errors import DataError
 from skygen.seeding import Seeds
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skygen.data.pairs import to_words
+from skygen.data.pair import to_words
 from skygen.evaluation.scores import Score, mean_score
 from skygen.models.judge import Judge
 from skygen.seeding import Seeds

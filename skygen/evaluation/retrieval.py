@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from skygen.data.pairs import Pair
+from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects
 from skygen.evaluation.scores import Score, mean_score
 from skygen.evaluation.zero_shot import Report, check_finite, embed_readable

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from skygen.data.images import open_image
 from skygen.data.loading import Batch
-from skygen.data.pairs import to_words
+from skygen.data.pair import to_words
 from skygen.errors import UnavailableError
 from skygen.models.scorer import Picture
 from skygen.models.weights import hide_loading_bars, locate, reading_weights

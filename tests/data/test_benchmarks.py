@@ -19,7 +19,8 @@ from skygen.data.benchmarks import (
     read_benchmark,
     read_retrieval_set,
 )
-from skygen.data.pairs import Pair, read_pairs
+from skygen.data.pair import Pair
+from skygen.data.pairs import read_pairs
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError, DataError, UnavailableError
 

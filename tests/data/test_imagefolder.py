@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from skygen.data.imagefolder import hash_split
-from skygen.data.pairs import Pair, read_pairs, to_words
+from skygen.data.pair import Pair, to_words
+from skygen.data.pairs import read_pairs
 from skygen.data.rejects import Rejects
 from skygen.errors import DataError
 

@@ -116,7 +116,7 @@ def test_files_cut_short_are_found(form: str, tmp_path: Path) -> None:
 
 
 def test_reasons_are_short_and_say_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"^no such file$"):
+    with pytest.raises(ImageError, match=r"^missing: no such file$"):
         open_image(tmp_path / "absent.jpg")
     with pytest.raises(ImageError, match=r"^not an image in a format read here \(JPEG, PNG, TIFF, WEBP, BMP, GIF\)$"):
         open_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n")

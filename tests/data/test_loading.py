@@ -8,7 +8,8 @@ import torch
 
 from skygen.data.images import image_to_tensor, open_image
 from skygen.data.loading import Batch, CaptionSettings, ImageSettings, PairStream, Positions, collate, fingerprint, load_batches
-from skygen.data.pairs import Pair, read_pairs
+from skygen.data.pair import Pair
+from skygen.data.pairs import read_pairs
 from skygen.data.rejects import Rejects
 from skygen.seeding import Seeds
 

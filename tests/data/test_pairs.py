@@ -56,7 +56,9 @@ def test_a_limit_spreads_over_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_limited_list_is_read_no_further_than_needed(root: Path) -> None:
+    """It is read a megabyte at a time; the broken row stands in the second."""
     with (root / "SkyScript_train.csv").open("a") as file:
+        file.writelines(f"images2/a{number}_CH_19.jpg,a satellite image of {'x' * 200}\n" for number in range(10, 6000))
         file.write("broken\n")
     ledger = Rejects(root / "rejects.jsonl")
     assert len(read_pairs(root, limit=2, rejects=ledger)) == 2

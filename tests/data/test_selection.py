@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skygen.data.pairs import Pair, read_pairs
+from skygen.data.pair import Pair
+from skygen.data.pairs import read_pairs
 from skygen.data.selection import keep_threshold, write_pair_list
 from skygen.errors import ConfigError
 

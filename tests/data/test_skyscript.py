@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from skygen.data.pairs import Pair, read_pairs
+from skygen.data.pair import Pair
+from skygen.data.pairs import read_pairs
 from skygen.data.rejects import Rejects
 from skygen.data.skyscript import SOURCES, FileName, leading_tag, parse_file_name
 from skygen.errors import ConfigError, DataError, SkygenError
@@ -79,6 +80,7 @@ def test_schema_a_takes_the_multi_object_caption(tmp_path: Path) -> None:
             source="L8",
             year=2019,
             similarity=0.27,
+            gsd=30.0,
         )
     ]
     assert read_pairs(tmp_path, caption_column="title")[0].captions == (title,)

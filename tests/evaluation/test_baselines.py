@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skygen.data.pairs import Pair
+from skygen.data.pair import Pair
 from skygen.errors import DataError
 from skygen.evaluation.baselines import class_mode_captions, constant_caption, derangement, shuffled_captions
 from skygen.seeding import Seeds

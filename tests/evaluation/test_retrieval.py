@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skygen.data.pairs import Pair
+from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects
 from skygen.errors import DataError
 from skygen.evaluation import retrieval

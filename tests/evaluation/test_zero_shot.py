@@ -87,5 +87,5 @@ def test_unreadable_images_are_noted_each_and_not_counted(scorer: Scorer, tmp_pa
 
 def test_a_benchmark_without_a_readable_image_is_explained(scorer: Scorer, tmp_path: Path) -> None:
     benchmark = Benchmark("own", (tmp_path / "a.jpg", tmp_path / "b.jpg"), (0, 1), ("dam", "barn"))
-    with pytest.raises(DataError, match="none of 2 images can be read; the first reason: no such file"):
+    with pytest.raises(DataError, match="none of 2 images can be read; the first reason: missing: no such file"):
         zero_shot_scores(scorer, benchmark, SEEDS, Rejects(None))

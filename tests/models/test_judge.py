@@ -17,7 +17,7 @@ from toy import build_stream, build_trainer
 
 from skygen.data.images import fit_image, image_to_tensor
 from skygen.data.loading import Batch
-from skygen.data.pairs import Pair
+from skygen.data.pair import Pair
 from skygen.errors import UnavailableError
 from skygen.miniature.architectures import build_judge
 from skygen.models.judge import ClassificationLearner, Judge

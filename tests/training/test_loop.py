@@ -14,7 +14,7 @@ from toy import SIDE, Linear, OneByOne, build_learner, build_stream, build_train
 
 from skygen.data.images import open_image
 from skygen.data.loading import Batch, CaptionSettings, ImageSettings
-from skygen.data.pairs import Pair
+from skygen.data.pair import Pair
 from skygen.errors import ConfigError, Preempted, SkygenError
 from skygen.models.adapters import LoraSettings
 from skygen.training.loop import Step, Trainer
