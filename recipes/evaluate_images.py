@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def main(config: Config) -> None:
         logger.info(format_table(scores))
 
 
-def keep_readable(pairs: list[Pair], rejects: Rejects, batch_size: int) -> list[Pair]:
+def keep_readable(pairs: Sequence[Pair], rejects: Rejects, batch_size: int) -> list[Pair]:
     """Leave out the pairs whose image is bad, and note them; a batch of images is in memory at a time."""
     kept: list[Pair] = []
     for start in range(0, len(pairs), batch_size):

@@ -8,6 +8,7 @@ The same command again continues the run. ``runs/<name>/adapter`` loads with ``P
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from skygen.checkpoints import Checkpoints
@@ -75,7 +76,7 @@ def main(config: Config) -> None:
             trained.save(run.path(trained.folder_name))
 
 
-def write_previews(captioner: Captioner, pairs: list[Pair], run: Run, step: int) -> None:
+def write_previews(captioner: Captioner, pairs: Sequence[Pair], run: Run, step: int) -> None:
     """Caption the preview images, and note caption and reference side by side."""
     captions = captioner.caption([open_image(pair.image) for pair in pairs])
     for pair, caption in zip(pairs, captions, strict=True):

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +51,7 @@ def main(config: Config) -> None:
             write(rows, pairs, config, run)
 
 
-def score(scorer: Scorer, pairs: list[Pair], own: range, rejects: Rejects, run: Run) -> list[dict[str, Any]]:
+def score(scorer: Scorer, pairs: Sequence[Pair], own: range, rejects: Rejects, run: Run) -> list[dict[str, Any]]:
     """Embed this process's share of the pairs, each with its first caption; unreadable images are left out."""
     rows: list[dict[str, Any]] = []
     for start in range(0, len(own), scorer.batch_size):
@@ -63,7 +64,7 @@ def score(scorer: Scorer, pairs: list[Pair], own: range, rejects: Rejects, run: 
     return rows
 
 
-def write(rows: list[dict[str, Any]], pairs: list[Pair], config: Config, run: Run) -> None:
+def write(rows: list[dict[str, Any]], pairs: Sequence[Pair], config: Config, run: Run) -> None:
     """Write every score, the list of kept pairs, and how far the scores stand above those of shuffled captions."""
     rows = sorted(rows, key=lambda row: row["index"])
     images, texts = np.stack([row["image"] for row in rows]), np.stack([row["text"] for row in rows])

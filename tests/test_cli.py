@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from skygen import cli, diagnosis
+from skygen.commands import data
 from skygen.evaluation.scores import Score, to_metrics
 from skygen.miniature.world import CLASSES, NOVEL_CLASSES
 
@@ -79,8 +80,8 @@ def test_fabricate_draws_a_benchmark_of_the_size_asked_for(tmp_path: Path, capsy
 
 
 def test_groups_of_classes_are_resolved_and_names_kept() -> None:
-    assert cli._resolve_classes(["all"]) == CLASSES
-    assert cli._resolve_classes(["novel", NOVEL_CLASSES[0], "no such"]) == (*NOVEL_CLASSES, "no such")
+    assert data._resolve_classes(["all"]) == CLASSES
+    assert data._resolve_classes(["novel", NOVEL_CLASSES[0], "no such"]) == (*NOVEL_CLASSES, "no such")
 
 
 def test_an_unknown_class_is_one_sentence_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def main(config: Config) -> None:
             logger.info(format_table(scores))
 
 
-def replace_pairs(stream: PairStream, pairs: list[Pair]) -> PairStream:
+def replace_pairs(stream: PairStream, pairs: Sequence[Pair]) -> PairStream:
     """Return a stream like the other over other pairs."""
     return PairStream(pairs, stream.images, stream.captions, stream.seeds, stream.rejects)
 

@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -20,10 +21,11 @@ from jaxtyping import Bool, Int32, Int64
 
 from skygen.data.images import ImageError, open_image
 from skygen.data.index import FINDINGS, IDENTITY, Index, read_findings
-from skygen.data.pairs import absent_parts
+from skygen.data.pairs import NO_CAPTION, absent_parts
 from skygen.data.rejects import Reject, read_rejects, write_rejects
 from skygen.data.skyscript import locate_image
-from skygen.data.table import SCHEMA, PairTable
+from skygen.data.table import SCHEMA, PairTable, take_rows
+from skygen.errors import DataError
 from skygen.storage import writing
 
 SMALLEST_TASK, LARGEST_TASK = 32, 2048
@@ -68,6 +70,7 @@ def check_images(index: Index, progress: Progress, *, workers: int = 1, again: b
 
     Raises:
         StorageError: the findings cannot be written.
+        DataError: the system killed a worker.
     """
     path = _index_file(index)
     working = path.with_suffix(f".checking-{index.identity}")
@@ -150,8 +153,13 @@ def _look(part: PairTable, rows: Int64[np.ndarray, " todo"], workers: int) -> It
         rest = iter(tasks[workers * 4 :])
         while waiting:
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            waiting |= {pool.submit(_work, task) for task, _ in zip(rest, finished, strict=False)}
+            waiting |= {pool.submit(_work, task) for _, task in zip(finished, rest, strict=False)}
             yield from (future.result() for future in finished)
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a process of the check was killed, perhaps for lack of memory; check again with fewer --workers: what was "
+            "looked at is kept"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -170,7 +178,7 @@ def _work(rows: Int64[np.ndarray, " task"]) -> pa.Table:
 
 
 def _look_at(part: PairTable, rows: Int64[np.ndarray, " task"]) -> pa.Table:
-    keys = part.table.column("key").take(pa.array(rows)).to_pylist()
+    keys = [key for some in take_rows(part.table.select(["key"]).to_batches(), rows) for key in some["key"].to_pylist()]
     sizes: list[tuple[int | None, int | None]] = []
     problems: list[str | None] = []
     for key in keys:
@@ -206,7 +214,7 @@ def report(index: Index, ledger: Path) -> Report:
         absent = {entry["values"]: entry["counts"] for entry in found if entry["values"] in absent}
     rejected: Counter[str] = Counter()
     write_rejects(ledger, _entries(index, absent, rejected))
-    usable = counts.pairs - sum(absent.values()) - int(table.column("problem").is_valid().to_numpy().sum())
+    usable = int((_is_here(index.table) & _is_usable(table)).sum())
     return Report(counts.rows, usable, counts.joined, counts.repeated, absent, dict(rejected.most_common()))
 
 
@@ -229,7 +237,7 @@ def name_reason(reason: str) -> str:
         if re.match(r"(?:damaged|missing|too large|too small|cut short|the path)\b", reason)
         else reason
     )
-    return re.sub(r"'[^']*'|\d[\d,.]*", "…", head.partition(" (")[0])
+    return re.sub(r"'[^']*'|(?<!UTF-)\b\d[\d,.]*", "…", head.partition(" (")[0])
 
 
 def _entries(index: Index, absent: Mapping[int, int], rejected: Counter[str]) -> Iterator[Reject]:
@@ -239,13 +247,22 @@ def _entries(index: Index, absent: Mapping[int, int], rejected: Counter[str]) ->
             if entry.part is None:
                 rejected[name_reason(entry.reason)] += 1
             yield entry
-    table, root = index.table.table.select(["key", "problem"]), index.table.root
-    for batch in table.filter(pc.is_valid(table.column("problem"))).to_batches():
+    table, root = index.table.table, index.table.root
+    bad = pa.array(_is_here(index.table) & ~_is_usable(table))
+    for batch in table.select(["key", "problem"]).filter(bad).to_batches():
         for row in batch.to_pylist():
-            rejected[name_reason(row["problem"])] += 1
-            yield Reject(row["key"], row["problem"], str(locate_image(root, row["key"])))
+            reason = row["problem"] or NO_CAPTION
+            rejected[name_reason(reason)] += 1
+            yield Reject(row["key"], reason, str(locate_image(root, row["key"])))
     for part, count in absent.items():
         yield Reject(f"images{part}/*", f"missing: {count} images, images{part} is not here", str(root / f"images{part}"))
+
+
+def _is_usable(table: pa.Table) -> Bool[np.ndarray, " rows"]:
+    usable: Bool[np.ndarray, " rows"] = (
+        table.column("problem").is_null().to_numpy() & table.column("captions").is_valid().to_numpy()
+    )
+    return usable
 
 
 def _is_here(part: PairTable) -> Bool[np.ndarray, " rows"]:

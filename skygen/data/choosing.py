@@ -16,7 +16,7 @@ from skygen.data.balance import balance_weights
 from skygen.data.expressions import Expression, parse_expression
 from skygen.data.pair import name_split, to_words
 from skygen.data.spatial_split import split_by_cell
-from skygen.data.table import SCHEMA
+from skygen.data.table import SCHEMA, take_rows
 from skygen.errors import ConfigError
 from skygen.seeding import Seeds
 
@@ -144,7 +144,7 @@ def choose_rows(
         rows = _cap(rows, table, choice.max_images_per_caption)
     if choice.limit and len(rows) > choice.limit:
         rows = rows[np.arange(choice.limit) * len(rows) // choice.limit] if spread else rows[: choice.limit]
-    return rows.astype(np.int64)
+    return rows.astype(np.int64, copy=False)
 
 
 def weigh(table: pa.Table, rows: Int64[np.ndarray, " chosen"], choice: Choice) -> Float[np.ndarray, " chosen"] | None:
@@ -162,7 +162,7 @@ def weigh(table: pa.Table, rows: Int64[np.ndarray, " chosen"], choice: Choice) -
         which = _codes(_first_captions(table, rows))
         weights *= np.bincount(which)[which] ** (choice.caption_temperature - 1.0)
     if choice.balance != "none":
-        groups = table.column(choice.balance).take(pa.array(rows))
+        groups = _take(table, rows, choice.balance)
         which = _codes(groups)
         within = weights / np.bincount(which, weights)[which]
         weights = within * balance_weights(groups) * np.bincount(which)[which]
@@ -183,7 +183,7 @@ def _cap(rows: Int64[np.ndarray, " n"], table: pa.Table, most: int) -> Int64[np.
     crowded = np.flatnonzero(np.bincount(which)[which] > most)
     if not len(crowded):
         return rows
-    keys = table.column("key").take(pa.array(rows[crowded])).to_pylist()
+    keys = _take(table, rows[crowded], "key").to_pylist()
     seeds = Seeds(0)
     luck = np.fromiter((seeds.derive("cap", key) for key in keys), np.int64, len(keys))
     order = crowded[np.lexsort((luck, which[crowded]))]
@@ -194,7 +194,12 @@ def _cap(rows: Int64[np.ndarray, " n"], table: pa.Table, most: int) -> Int64[np.
 
 
 def _first_captions(table: pa.Table, rows: Int64[np.ndarray, " n"]) -> pa.ChunkedArray:
-    return pc.list_element(table.column("captions").take(pa.array(rows)), 0)
+    return pc.list_element(_take(table, rows, "captions"), 0)
+
+
+def _take(table: pa.Table, rows: Int64[np.ndarray, " n"], name: str) -> pa.ChunkedArray:
+    batches = take_rows(table.select([name]).to_batches(), rows)
+    return pa.chunked_array([batch.column(0) for batch in batches], table.schema.field(name).type)
 
 
 def _codes(values: pa.ChunkedArray) -> Int64[np.ndarray, " rows"]:

@@ -77,13 +77,14 @@ def download(
                 with alone(item.root, item.file.place):
                     outcomes.append(_obtain(item, client, tally, verify, patience))
             except (Missing, Busy, DataError) as error:
-                logger.warning("%s", error)
+                if len(items) > 1:  # what is raised at the end may be hours away, and names one of them
+                    logger.warning("%s", error)
                 faults.append(error)
                 tally.drop(item)
     if faults:
         more = len(faults) - 1
-        others = f" (and {more} other file{'s' * (more > 1)} failed too)" if more else ""
-        raise type(faults[0])(f"{faults[0]}{others}")
+        others = f" (and {more} other file{'s' * (more > 1)} failed too)." if more else "."
+        raise type(faults[0])(str(faults[0]).removesuffix(".") + others)
     return tuple(outcomes)
 
 

@@ -104,7 +104,8 @@ def is_land(longitude: Float[np.ndarray, " count"], latitude: Float[np.ndarray, 
         UnavailableError: timezonefinder is not installed.
     """
     zones = _finder().timezone_ids_at(lngs=longitude, lats=latitude)
-    coast = np.interp(longitude, *zip(*sorted(ANTARCTIC_COAST), strict=True))
+    corners = np.array(sorted(ANTARCTIC_COAST))
+    coast = np.interp(longitude, corners[:, 0], corners[:, 1])
     return np.where(latitude <= ANTARCTIC_LATITUDE, latitude <= coast, _zone_countries()[zones] >= 0)
 
 

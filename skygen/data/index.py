@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -27,9 +27,9 @@ from skygen.data.layouts import Layout
 from skygen.data.meta_columns import add_countries, add_metas
 from skygen.data.pair_csv import CAPTION_COLUMNS
 from skygen.data.rejects import Rejects
-from skygen.data.table import CAPTIONS_OF, SCHEMA, PairTable
+from skygen.data.table import CAPTIONS_OF, KEY_HASH, SCHEMA, PairTable, hash_keys
 from skygen.errors import DataError
-from skygen.storage import cache_folder, writing
+from skygen.storage import cache_folders, writing
 
 VERSION = 1
 """Of what is written; an index of another version is made anew."""
@@ -80,23 +80,22 @@ class Index:
 
 def index_path(layout: Layout) -> Path:
     """Return where the index of a list lies, or would lie: the Arrow file; Parquet and ledger have the same stem."""
-    return cache_folder(layout.root) / "index" / f"{layout.name}.arrow"
+    return _index_paths(layout)[0]
+
+
+def _index_paths(layout: Layout) -> list[Path]:
+    return [folder / "index" / f"{layout.name}.arrow" for folder in cache_folders(layout.root)]
 
 
 def open_index(layout: Layout, caption_column: str | None = None) -> Index | None:
     """Map the index of a list; None where there is none, it is stale, or it lacks the column of captions."""
-    path = index_path(layout)
-    try:
-        about = _read_about(path)
-    except (OSError, pa.ArrowException, KeyError, ValueError):
-        return None
-    if about["version"] != VERSION or about["signature"] != sign(layout):
-        return None
-    try:
-        part = map_pairs(layout.root, path, caption_column or about["caption_column"])
-    except DataError:
-        return None
-    return Index(part, Counts(**about["counts"]), path.with_suffix(".jsonl"), about["identity"])
+    for path in _index_paths(layout):
+        with suppress(OSError, pa.ArrowException, KeyError, ValueError, DataError):
+            about = _read_about(path)
+            if about["version"] == VERSION and about["signature"] == sign(layout):
+                part = map_pairs(layout.root, path, caption_column or about["caption_column"])
+                return Index(part, Counts(**about["counts"]), path.with_suffix(".jsonl"), about["identity"])
+    return None
 
 
 @lru_cache(maxsize=32)
@@ -138,7 +137,7 @@ def choose_captions(table: pa.Table, caption_column: str | None) -> pa.Table | N
     """
     named = {name.removeprefix(CAPTIONS_OF): table.column(name) for name in table.column_names if name.startswith(CAPTIONS_OF)}
     if not named:
-        return None if caption_column else table.select(SCHEMA.names)
+        return None if caption_column else table.select([*SCHEMA.names, KEY_HASH])
     if caption_column is not None:
         captions = named.get(caption_column)
     else:
@@ -146,8 +145,9 @@ def choose_captions(table: pa.Table, caption_column: str | None) -> pa.Table | N
         captions = defaults[0] if defaults[0].null_count == 0 else pc.coalesce(*defaults)
     if captions is None:
         return None
-    arrays = [captions if name == "captions" else table.column(name) for name in SCHEMA.names]
-    return pa.table(dict(zip(SCHEMA.names, arrays, strict=True)), schema=SCHEMA)
+    schema = SCHEMA.append(table.schema.field(KEY_HASH))
+    arrays = [captions if name == "captions" else table.column(name) for name in schema.names]
+    return pa.table(dict(zip(schema.names, arrays, strict=True)), schema=schema)
 
 
 def build_index(layout: Layout, caption_column: str | None, progress: Callable[[int, int], None]) -> Index:
@@ -189,7 +189,7 @@ def read_whole(layout: Layout, rejects: Rejects, enough: Callable[[pa.RecordBatc
     keys, batches, rows, bad = KeyIndex(), [], 0, 0
     for block in layout.blocks(rejects):
         batch = block.batch.select(SCHEMA.names)
-        keys.add(batch)
+        keys.add(hash_keys(batch.column("key").to_pylist()))
         batches.append(batch)
         rows, bad = rows + block.rows, bad + block.bad
         if enough is not None and enough(batch):
@@ -228,8 +228,9 @@ def _stage(
     with pa.OSFile(str(staged), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for block in layout.blocks(rejects):
             batch = add_countries(add_metas(block.batch, layout.root, rejects))
-            writer.write_batch(_conform(batch, schema))
-            keys.add(batch)
+            hashes = hash_keys(batch.column("key").to_pylist())
+            writer.write_batch(_conform(batch.append_column(KEY_HASH, pa.array(hashes)), schema))
+            keys.add(hashes)
             starts.append(starts[-1] + batch.num_rows)
             rows, bad = rows + block.rows, bad + block.bad
             progress(rows, max(total, rows) if total else 0)
@@ -241,10 +242,11 @@ def _stage(
 def _staged_schema(caption_columns: Sequence[str]) -> pa.Schema:
     """With several columns of captions, each has its name, and none is called ``captions`` alone."""
     captions = SCHEMA.field("captions")
+    key_hash = pa.field(KEY_HASH, pa.uint64())
     if not caption_columns:
-        return SCHEMA
+        return SCHEMA.append(key_hash)
     named = [captions.with_name(CAPTIONS_OF + name) for name in caption_columns]
-    return pa.schema([*(field for field in SCHEMA if field.name != "captions"), *named])
+    return pa.schema([*(field for field in SCHEMA if field.name != "captions"), *named, key_hash])
 
 
 def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

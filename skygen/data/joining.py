@@ -11,6 +11,7 @@ from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import UInt64
 
 from skygen.data.rejects import Rejects
 
@@ -62,15 +63,15 @@ class KeyIndex:
     """Finds the keys that stand in several rows: 8 bytes a row, gathered as rows go past."""
 
     def __init__(self) -> None:
-        self._hashes = array("q")
+        self._hashes = array("Q")
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Take in the keys of the next rows."""
-        self._hashes.extend(map(hash, batch.column("key").to_pylist()))
+    def add(self, hashes: UInt64[np.ndarray, " rows"]) -> None:
+        """Take in the hashed keys of the next rows."""
+        self._hashes.frombytes(hashes.tobytes())
 
     def repeated_rows(self) -> Iterator[list[int]]:
         """Yield the row numbers that may share one key, at least two at a time, in order."""
-        hashes = np.frombuffer(self._hashes, dtype=np.int64)
+        hashes = np.frombuffer(self._hashes, dtype=np.uint64)
         order = np.argsort(hashes, kind="stable")
         same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
         if len(same):

@@ -61,6 +61,7 @@ class Columns:
         label: the class.
         split: where the list has one of its own.
         similarity: the first column whose name begins so.
+        chosen: how many of ``captions`` are asked in turn for the text of a row: one that was named, or the default ones.
     """
 
     count: int
@@ -70,6 +71,7 @@ class Columns:
     label: int | None
     split: int | None
     similarity: int | None
+    chosen: int = 1
 
 
 def find_columns(path: Path, caption_column: str | None = None) -> Columns:
@@ -107,6 +109,7 @@ def find_columns(path: Path, caption_column: str | None = None) -> Columns:
         label=place.get("label"),
         split=place.get("split"),
         similarity=similarity,
+        chosen=1 if caption_column else sum(name in place for name in CAPTION_COLUMNS),
     )
 
 
@@ -161,7 +164,8 @@ def _read_lines(data: bytes, first_row: int, path: Path, columns: Columns, split
         try:
             pair, texts = _read_row(line.removesuffix("\r"), columns, split)
         except (ValueError, csv.Error) as error:
-            rejects.add(f"{path.name}:{number}", str(error), f"{path}, row {number}")
+            reason = f"not a row of CSV: {error}" if isinstance(error, csv.Error) else str(error)
+            rejects.add(f"{path.name}:{number}", reason, f"{path}, row {number}")
         else:
             pairs.append(pair)
             captions.append(texts)
@@ -213,12 +217,12 @@ def _to_similarity(cell: str) -> float | None:
 
 def _with_captions(batch: pa.RecordBatch, columns: Columns, captions: Sequence[Sequence[str]]) -> pa.RecordBatch:
     """Put the texts of each caption column in; an empty one is null."""
+    kind = SCHEMA.field("captions").type
     for place, name in enumerate(caption_fields(columns)):
-        values = pa.array([[texts[place]] if texts[place] else None for texts in captions], SCHEMA.field("captions").type)
-        batch = batch.append_column(name, values)
-        if place == 0:
-            batch = batch.set_column(batch.schema.get_field_index("captions"), SCHEMA.field("captions"), values)
-    return batch
+        batch = batch.append_column(name, pa.array([[texts[place]] if texts[place] else None for texts in captions], kind))
+    first = (next(filter(None, texts[: columns.chosen]), None) for texts in captions)
+    chosen = pa.array([None if text is None else [text] for text in first], kind)
+    return batch.set_column(batch.schema.get_field_index("captions"), SCHEMA.field("captions"), chosen)
 
 
 def caption_fields(columns: Columns) -> list[str]:
@@ -242,7 +246,7 @@ def _read_clean(data: bytes, columns: Columns, split: str | None) -> pa.RecordBa
         ).combine_chunks()
     except pa.ArrowInvalid:  # another number of cells, or not UTF-8
         return None
-    if cells.num_rows != _count_lines(data):
+    if cells.num_rows != _count_lines(data) or any(map(_is_odd, cells.itercolumns())):
         return None
     return _to_columns(cells, columns, split)
 
@@ -263,12 +267,12 @@ def _to_columns(cells: pa.Table, columns: Columns, split: str | None) -> pa.Reco
     count = cells.num_rows
     name = pc.extract_regex(cell(columns.filepath), _FILE_PATH)
     captions = [pc.utf8_trim_whitespace(cell(place)) for _, place in columns.captions]
-    lengths = [pc.min(pc.utf8_length(texts)).as_py() for texts in captions]
+    lengths = [pc.min(pc.binary_length(texts)).as_py() for texts in captions]
     if name.null_count or not count or not all(lengths):
         return None
     title = cell(columns.title if columns.title is not None else columns.captions[0][1])
     tag = pc.replace_substring_regex(title, f"(?i)^(?:{VIEW_PREFIX_PATTERN})", "")
-    tag = pc.utf8_lower(pc.utf8_trim(pc.replace_substring_regex(tag, f"(?s)(?:{END_OF_TAG_PATTERN}).*$", ""), " ."))
+    tag = _to_lower(pc.utf8_trim(pc.replace_substring_regex(tag, f"(?s)(?:{END_OF_TAG_PATTERN}).*$", ""), " ."))
     if columns.label is not None or pc.any(pc.equal(tag, "")).as_py():
         return None
     similarity = None
@@ -300,6 +304,17 @@ def _to_columns(cells: pa.Table, columns: Columns, split: str | None) -> pa.Reco
     for field_name, values in zip(caption_fields(columns), lists, strict=True):
         batch = batch.append_column(field_name, values)
     return batch
+
+
+def _is_odd(cells: pa.ChunkedArray) -> bool:
+    """Say whether Python's reader would see one of these cells otherwise: with a stray quote, or longer than it allows."""
+    return pc.any(pc.match_substring(cells, '"')).as_py() or pc.max(pc.binary_length(cells)).as_py() > csv.field_size_limit()
+
+
+def _to_lower(texts: pa.Array) -> pa.Array:
+    """Lower the letters as Python does, whose Unicode is of another year than Arrow's."""
+    encoded = texts.dictionary_encode()
+    return pa.array([text.lower() for text in encoded.dictionary.to_pylist()], pa.string()).take(encoded.indices)
 
 
 def _in_lists(texts: pa.Array) -> pa.Array:

@@ -18,10 +18,11 @@ from skygen.data.layouts import Layout, find_layout
 from skygen.data.pair import CLASS_TEMPLATE, Pair
 from skygen.data.rejects import Reject, Rejects, read_rejects
 from skygen.data.skyscript import has_part, locate_image
-from skygen.data.table import PairList, PairTable
+from skygen.data.table import PairList, PairTable, take_rows
 from skygen.errors import DataError
 
 _LOG = logging.getLogger("skygen")
+NO_CAPTION = "the caption is empty"
 MANY_ROWS = 300_000
 """Of a list that is read from its CSV, above which the index is recommended: it takes seconds each time."""
 
@@ -179,18 +180,22 @@ def _read(layout: Layout, caption_column: str | None, choice: Choice, rejects: R
 def _limit_reached(layout: Layout, choice: Choice) -> _Counter | None:
     """Make what says when a list has given enough pairs; None where all of it is needed."""
     needs_all = choice.max_images_per_caption or choice.split_by == "cell" or not layout.is_list
-    return None if needs_all or not choice.limit else _Counter(choice)
+    return None if needs_all or not choice.limit else _Counter(choice, layout.root)
 
 
 class _Counter:
-    """Counts the pairs that are asked for, batch by batch, until there are enough."""
+    """Counts the pairs that are asked for and can be used, batch by batch, until there are enough."""
 
-    def __init__(self, choice: Choice) -> None:
+    def __init__(self, choice: Choice, root: Path) -> None:
         self._choice = choice
+        self._root = root
         self._keys: set[str] = set()
 
     def __call__(self, batch: pa.RecordBatch) -> bool:
-        self._keys.update(batch.column("key").filter(pa.array(self._choice.mask(batch))).to_pylist())
+        wanted = self._choice.mask(batch) & batch.column("captions").is_valid().to_numpy(zero_copy_only=False)
+        if absent := absent_parts(PairTable(self._root, pa.Table.from_batches([batch]))):
+            wanted &= ~np.isin(batch.column("part").fill_null(-1).to_numpy(), absent)
+        self._keys.update(batch.column("key").filter(pa.array(wanted)).to_pylist())
         return len(self._keys) >= self._choice.limit
 
 
@@ -230,7 +235,8 @@ def absent_parts(part: PairTable) -> list[int]:
 
 
 def _explain(part: PairTable, rows: Int64[np.ndarray, " bad"], column: str) -> list[Reject]:
-    chosen = part.table.select(["key", "problem"]).take(pa.array(rows)).to_pylist()
-    reasons = ("the caption is empty" if column == "captions" else row["problem"] for row in chosen)
+    batches = part.table.select(["key", "problem"]).to_batches()
+    chosen = [row for some in take_rows(batches, rows) for row in some.to_pylist()]
+    reasons = (NO_CAPTION if column == "captions" else row["problem"] for row in chosen)
     keys = [row["key"] for row in chosen]
     return [Reject(key, why, str(locate_image(part.root, key))) for key, why in zip(keys, reasons, strict=True)]

@@ -173,7 +173,8 @@ class ComparedRow:
 
     Args:
         value: of the property.
-        counts: pairs, one a set; None where the set's breakdown is cut off before this value.
+        counts: pairs, one a set; None where the set's breakdown is cut off before this value, or is
+            not known at all.
         shares: of the set's pairs, in [0, 1]; None likewise.
         differences: to the first set, in percentage points; None likewise.
     """
@@ -190,15 +191,16 @@ class Comparison:
 
     Args:
         name: of the property.
-        rows: its values: in their own order where they have one, else by their share in the first set, then in the others.
+        rows: its values: in their own order where they have one, else by their greatest share in any set.
     """
 
     name: str
     rows: tuple[ComparedRow, ...]
 
 
-LATITUDES: Final = tuple(
-    f"{abs(south)}° to {abs(south + 10)}° {'north' if south >= 0 else 'south'}" for south in range(80, -91, -10)
+LATITUDES: Final = (
+    *(f"{south}° to {south + 10}° north" for south in range(80, -1, -10)),
+    *(f"{north}° to {north + 10}° south" for north in range(0, 81, 10)),
 )
 """Bands of 10 degrees, from north to south."""
 GSD_EDGES: Final = (1.0, 4.0, 10.0, 30.0, 100.0, 300.0)
@@ -230,7 +232,7 @@ def _compare(parts: Sequence[Breakdown]) -> Comparison:
     values = list(dict.fromkeys(row.value for part in parts for row in part.rows))
     rows = [_compare_value(value, parts, found) for value in values]
     if parts[0].name not in IN_ORDER:
-        rows.sort(key=lambda row: [-(share or 0.0) for share in row.shares])
+        rows.sort(key=lambda row: (-max(share or 0.0 for share in row.shares), row.value))
     else:
         rows.sort(key=lambda row: place_in_order(parts[0].name, row.value))
     return Comparison(parts[0].name, tuple(rows))
@@ -239,7 +241,7 @@ def _compare(parts: Sequence[Breakdown]) -> Comparison:
 def _compare_value(value: str, parts: Sequence[Breakdown], found: Sequence[Mapping[str, Row]]) -> ComparedRow:
     counts, shares = [], []
     for part, rows in zip(parts, found, strict=True):
-        none = 0 if part.distinct == len(part.rows) else None
+        none = 0 if 0 < part.distinct == len(part.rows) else None
         counts.append(rows[value].count if value in rows else none)
         shares.append(rows[value].share if value in rows else none)
     first = shares[0]

@@ -10,7 +10,7 @@ from typing import Final, final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt64
 
 PENDING_TEXTS: Final = 1 << 20
 """Texts waiting to be merged: about 100 MB of captions; fewer merges cost less time."""
@@ -112,7 +112,7 @@ class Tally:
         self._hashes = np.empty(0, dtype=np.uint64)  # ascending
         self._counts = np.empty(0, dtype=np.int64)
         self._texts: dict[int, str] = {}
-        self._pending: list[tuple[Int[np.ndarray, " some"], Int[np.ndarray, " some"], pa.Array | None]] = []
+        self._pending: list[tuple[UInt64[np.ndarray, " some"], Int[np.ndarray, " some"], pa.Array | None]] = []
         self._pending_texts = 0
 
     def add(self, texts: pa.Array, counts: Int[np.ndarray, " some"]) -> None:
@@ -168,7 +168,7 @@ class Tally:
         if texts:
             self._keep_texts(hashes, pa.chunked_array(texts, pa.string()), first)
 
-    def _keep_texts(self, hashes: Int[np.ndarray, " new"], texts: pa.ChunkedArray, first: Int[np.ndarray, " new"]) -> None:
+    def _keep_texts(self, hashes: UInt64[np.ndarray, " new"], texts: pa.ChunkedArray, first: Int[np.ndarray, " new"]) -> None:
         """Keep the texts that are wanted now, and forget those that no longer are.
 
         A text that ends among the most frequent was so already when it last occurred, for the others' counts only rise.

@@ -336,7 +336,7 @@ def test_one_missing_file_does_not_keep_the_others_away(server: Server, tmp_path
     server.files = {"meta3.zip": some_zip()}
     told: list[tuple[int, int]] = []
     items = plan(["meta2", "meta3", "meta4"], tmp_path, server.url, ask=False)
-    with pytest.raises(UnavailableError, match=r"meta2\.zip: the server answers 404 .* \(and 1 other file failed too\)$"):
+    with pytest.raises(UnavailableError, match=r"meta2\.zip: the server answers 404 .* \(and 1 other file failed too\)\.$"):
         download(items, patience=Waits().patience, progress=lambda done, total: told.append((done, total)))
     assert_whole(tmp_path, server.files["meta3.zip"], "meta3.zip")
     assert told[-1][0] == told[-1][1]

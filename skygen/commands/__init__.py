@@ -1,0 +1,1 @@
+"""What the command line does: one function a command, each returning the text it has to say."""

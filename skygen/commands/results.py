@@ -1,0 +1,61 @@
+"""Commands on what runs have left, and on the installation: report, doctor."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from skygen.commands.answer import Answer
+
+
+def report(
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN …]")],
+    /,
+    output: Path | None = None,
+    title: str = "skygen report",
+) -> Answer:
+    """Write one page of scores, examples, curves and provenance from run folders, and their scores as metrics.json.
+
+    Args:
+        runs: folders of runs, `runs/<name>`.
+        output: the HTML file; by default report.html in the folder that holds the runs.
+        title: of the page.
+    """
+    from skygen.evaluation.report import common_parent, merge_metrics, write_report
+    from skygen.evaluation.scores import format_table, from_metrics
+
+    metrics = merge_metrics(runs)
+    page = output or common_parent(runs) / "report.html"
+    write_report(runs, page, title)
+    table = [format_table(from_metrics(metrics))] if metrics["scores"] else []
+    return Answer("\n".join([*table, str(page)]))
+
+
+def doctor(as_json: Annotated[bool, arg(name="json")] = False) -> Answer:
+    """Check this installation: versions, device, free disk, the Hugging Face cache, the miniature's weights.
+
+    Ends with 0 if skygen can work here, with 1 if not.
+
+    Args:
+        as_json: print JSON, for a program to read.
+    """
+    from skygen.diagnosis import diagnose
+
+    findings = diagnose()
+    healthy = all(finding.healthy for finding in findings)
+    if as_json:
+        plain = {"healthy": healthy, "findings": [asdict(finding) for finding in findings]}
+        return Answer(json.dumps(plain, indent=1), int(not healthy))
+    width = max(len(finding.name) for finding in findings)
+    lines = [
+        f"{'ok  ' if finding.healthy else 'FAIL'}  {finding.name.ljust(width)}  {finding.found}"
+        + (f"  ({finding.needed})" if finding.needed else "")
+        for finding in findings
+    ]
+    failed = sum(not finding.healthy for finding in findings)
+    lines.append("All is well." if healthy else f"{failed} of {len(findings)} checks failed.")
+    return Answer("\n".join(lines), int(not healthy))
