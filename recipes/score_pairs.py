@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from accelerate.utils import gather_object
 
+from skygen.data.export import write_pair_list
 from skygen.data.images import open_readable
 from skygen.data.pair import Pair
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
-from skygen.data.selection import keep_threshold, write_pair_list
+from skygen.data.selection import keep_threshold
 from skygen.evaluation.alignment import alignment_scores
 from skygen.evaluation.scores import format_table, to_metrics
 from skygen.models.device import start_accelerator
