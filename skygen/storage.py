@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from uuid import uuid4
 
 from skygen.errors import StorageError
 
@@ -35,19 +36,21 @@ def writing(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the disk is full or refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()  # so that a folder that refuses is told from an input that does, which the caller may read
     except OSError as error:
         raise storage_error(path, error) from error
+    written = False
     try:
         yield temporary
+        written = True
         flush_to_disk(temporary)
         temporary.replace(path)
         flush_to_disk(path.parent)
     except OSError as error:
-        if error.errno not in STORAGE_FAULTS:
+        if not written and error.errno not in STORAGE_FAULTS:
             raise
         raise storage_error(path, error) from error
     finally:
@@ -71,7 +74,17 @@ def storage_error(path: Path | str, error: OSError) -> StorageError:
 
 def cache_folder(root: Path) -> Path:
     """Return the folder for what is derived from a data set: ``.skygen`` in it, or in ``skygen_home`` where it is read-only."""
+    return cache_folders(root)[0]
+
+
+def cache_folders(root: Path) -> list[Path]:
+    """List where to look for what is derived from a data set, the place that is written to first.
+
+    One person may have indexed a data set that many share and only read.
+    """
     own = root / ".skygen"
-    if os.access(own if own.is_dir() else root, os.W_OK):
-        return own
-    return skygen_home() / "derived" / sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+    place = own if own.is_dir() else root
+    # The superuser may write everywhere; a folder whose mode lets nobody write is meant to be left as it is.
+    if os.access(place, os.W_OK) and place.stat().st_mode & 0o222:
+        return [own]
+    return [skygen_home() / "derived" / sha256(os.fsencode(root.resolve())).hexdigest()[:16], own]

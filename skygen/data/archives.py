@@ -1,4 +1,4 @@
-"""Images and metas inside archives, read without unpacking them: a path may lead through a ``.zip`` or ``.tar``.
+"""Images and metas inside archives, read without unpacking them: a path may lead through a ``.zip``, ``.tar`` or ``.parquet``.
 
 ``DATA/images2.zip/images2/a1_CH_19.jpg`` is the member ``images2/a1_CH_19.jpg`` of ``DATA/images2.zip``. A member is read
 with one ``pread`` at an offset from an index of our own, which is memory-mapped: no file position is shared, so any number of
@@ -9,63 +9,30 @@ Format: PKWARE APPNOTE 6.3.10, with Zip64; methods 0 (stored) and 8 (deflated); 
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import struct
-import tarfile
 import weakref
 import zlib
-from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import final
 
-import numpy as np
-import pyarrow as pa
-
-from skygen.data.zip_directory import ZipDirectoryError, zip_members
-from skygen.errors import DataError, StorageError
-from skygen.storage import cache_folder, writing
+from skygen.data.archive_members import COLUMNS, FOLDER, LISTING_ERRORS, Member, hash_name, list_members, load_index
+from skygen.errors import DataError
 
 LARGEST_MEMBER = 512 << 20
 """Bytes of one file, packed or not: far above any image that is read here, far below what would exhaust a machine."""
-FEWEST_TO_KEEP = 2_000
-"""Members above which the index is kept beside the archive: fewer are listed anew in milliseconds."""
-MOST_FOLDERS = 16
-"""Folders of an archive that a name is looked for in."""
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _ROOM_FOR_EXTRA_FIELD = 64
 _STORED, _DEFLATED = 0, 8
-_COLUMNS = ("hash", "offset", "packed", "size", "crc", "method")
 
 
 class ArchiveError(DataError):
     """A file or a member cannot be read; the message is a short reason for the ledger of rejects."""
-
-
-class Member(NamedTuple):
-    """Where a file lies in its archive.
-
-    Args:
-        name: with forward slashes.
-        offset: of a zip's local header, or of a tar's data, in bytes.
-        packed: bytes in the archive.
-        size: bytes of the file.
-        crc: CRC-32 of the file; of a tar, which has none, 0.
-        method: 0 stored, 8 deflated, -1 in a tar.
-    """
-
-    name: str
-    offset: int
-    packed: int
-    size: int
-    crc: int
-    method: int
 
 
 def read_bytes(path: Path) -> bytes:
@@ -81,13 +48,18 @@ def read_bytes(path: Path) -> bytes:
         return _read_through(path)
     except (OSError, ValueError) as error:
         raise ArchiveError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ArchiveError("not a file")
         if status.st_size > LARGEST_MEMBER:
             raise ArchiveError(f"too large: {status.st_size} bytes (at most {LARGEST_MEMBER})")
-        return file.read()
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    except OSError as error:  # a failing disk
+        raise ArchiveError(f"cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
 
 
 def split_at_archive(path: Path) -> tuple[Path, str] | None:
@@ -99,6 +71,11 @@ def split_at_archive(path: Path) -> tuple[Path, str] | None:
 
 
 def _read_through(path: Path) -> bytes:
+    file, ending, row = os.fspath(path).rpartition(".parquet/")
+    if ending and row.isdecimal() and _is_archive(f"{file}.parquet"):
+        from skygen.data.parquet_images import read_parquet_image
+
+        return read_parquet_image(Path(f"{file}.parquet"), int(row))
     place = _split_quickly(os.fspath(path))
     if place is None:
         raise FileNotFoundError(path)
@@ -120,10 +97,31 @@ def _is_archive(path: str) -> bool:
     return os.path.isfile(path)  # noqa: PTH113  # the argument is a string, for speed
 
 
-@lru_cache(maxsize=256)
 def open_archive(path: str) -> Archive:
-    """Open an archive once in a process, however many of its members are read."""
-    return Archive(Path(path))
+    """Open an archive once in a process, however many of its members are read.
+
+    Raises:
+        ArchiveError: it is none, or damaged.
+    """
+    opened = _open_once(path)
+    if isinstance(opened, str):
+        raise ArchiveError(opened)
+    return opened
+
+
+def forget_archives() -> None:
+    """Open archives anew when they are next read: they may have changed. Those in use stay as they are."""
+    _is_archive.cache_clear()
+    _open_once.cache_clear()
+
+
+@lru_cache(maxsize=256)
+def _open_once(path: str) -> Archive | str:
+    """Open an archive, or say why not: a damaged one must not be listed anew for each of its 870,000 images."""
+    try:
+        return Archive(Path(path))
+    except ArchiveError as error:
+        return str(error)
 
 
 @final
@@ -144,9 +142,10 @@ class Archive:
         except OSError as error:
             raise ArchiveError(f"the archive {path} cannot be opened: {error.strerror}") from error
         weakref.finalize(self, os.close, self._descriptor)
-        table = _read_index(path) or _build_index(path)
-        self._folders: list[str] = json.loads(table.schema.metadata[b"folders"])
-        columns = [table.column(name).to_numpy() for name in _COLUMNS]
+        with _as_archive_error(path):
+            table = load_index(path)
+        self._folder = table.schema.metadata[FOLDER].decode("utf-8", "surrogateescape")
+        columns = [table.column(name).to_numpy() for name in COLUMNS]
         # memoryviews: bisect and indexing on them take a fifth of the time that NumPy's scalars take
         views: list[memoryview] = [memoryview(column) for column in columns]
         self._hash, self._offset, self._packed, self._size, self._crc, self._method = views
@@ -159,13 +158,15 @@ class Archive:
 
     def members(self) -> Iterator[Member]:
         """List the members in the order they lie in, read from the archive itself; folders and what macOS adds are left out."""
-        return _list_members(self.path)
+        with _as_archive_error(self.path):
+            yield from list_members(self.path)
 
     def read(self, name: str) -> bytes:
         """Read one member.
 
-        A name that is not there is also looked for without its folder, and in the archive's other folders: ``images2.zip``
-        may hold ``images2/x.jpg``, ``x.jpg`` or ``images2/images2/x.jpg``.
+        A name that is not there is also looked for without its first folder, and in the folder that all members share:
+        ``images2.zip`` may hold ``images2/x.jpg``, ``x.jpg`` or ``images2/images2/x.jpg``. Further folders count: for
+        ``trees/1.jpg`` nobody gets ``roads/1.jpg``.
 
         Args:
             name: with forward slashes.
@@ -181,29 +182,29 @@ class Archive:
         if max(packed, size) > LARGEST_MEMBER:
             raise ArchiveError(f"too large: {size} bytes (at most {LARGEST_MEMBER})")
         try:
-            data = self._pread(packed, offset) if method < 0 else self._read_from_zip(name, offset, packed)
+            data = self._pread(packed, offset) if method < _STORED else self._read_from_zip(name, offset, packed)
         except OSError as error:
             raise ArchiveError(f"the archive {self.path} cannot be read: {error.strerror}") from error
         if method == _DEFLATED:
             data = _inflate(data, size)
-        elif method > 0:
+        elif method > _STORED:
             raise ArchiveError(f"packed by method {method}, which is not read here; pack the archive anew, stored or deflated")
         if len(data) != size:
             raise ArchiveError(f"cut short: {len(data)} of {size} bytes")
-        if method >= 0 and zlib.crc32(data) != self._crc[place]:
+        if method >= _STORED and zlib.crc32(data) != self._crc[place]:
             raise ArchiveError("damaged: its CRC-32 is not that of the archive's directory")
         return data
 
     def _find(self, name: str) -> int | None:
         place = self._look_up(name)
         if place is None:
-            base = name.rpartition("/")[2]
-            candidates = (self._look_up(folder + base) for folder in self._folders)
+            inner = name.partition("/")[2] or name
+            candidates = map(self._look_up, (inner, self._folder + inner, self._folder + name))
             place = next((found for found in candidates if found is not None), None)
         return place
 
     def _look_up(self, name: str) -> int | None:
-        wanted = _hash(name)
+        wanted = hash_name(name)
         place = bisect_left(self._hash, wanted)
         return place if place < len(self._hash) and self._hash[place] == wanted else None
 
@@ -235,79 +236,9 @@ def _inflate(data: bytes, size: int) -> bytes:
     return plain
 
 
-def _hash(name: str) -> int:
-    return int.from_bytes(blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
-
-
-def _list_members(path: Path) -> Iterator[Member]:
+@contextmanager
+def _as_archive_error(path: Path) -> Iterator[None]:
     try:
-        if path.suffix.lower() == ".tar":
-            yield from _tar_members(path)
-        else:
-            for fields in zip_members(path):
-                member = Member(*fields)
-                if not member.name.endswith("/") and not _is_hidden(member.name):
-                    yield member
-    except (ZipDirectoryError, tarfile.TarError, OSError, EOFError) as error:
+        yield
+    except LISTING_ERRORS as error:
         raise ArchiveError(f"the archive {path} cannot be read: {error}; download or pack it again") from error
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith((".DS_Store", "._"))
-
-
-def _tar_members(path: Path) -> Iterator[Member]:
-    with tarfile.open(path, "r:") as archive:
-        for entry in archive:
-            if entry.isreg() and not _is_hidden(entry.name):
-                yield Member(entry.name.removeprefix("./"), entry.offset_data, entry.size, entry.size, 0, -1)
-            archive.members = []  # type: ignore[attr-defined]  # else it keeps an object for every member
-
-
-def _build_index(path: Path) -> pa.Table:
-    """List an archive's members by the hash of their name; of several with one name, the last counts, as unzip has it."""
-    columns = [array(code) for code in "QqqqLh"]  # a list of tuples of Python's own numbers would take ten times the memory
-    folders: dict[str, None] = {}
-    for name, *place in _list_members(path):
-        for column, value in zip(columns, (_hash(name), *place), strict=True):
-            column.append(value)
-        if len(folders) < MOST_FOLDERS:
-            folders[name[: name.rfind("/") + 1]] = None
-    numbers = [np.frombuffer(column, dtype=column.typecode) for column in columns]
-    _, last = np.unique(numbers[0][::-1], return_index=True)
-    kept = len(numbers[0]) - 1 - last
-    table = pa.table({name: column[kept] for name, column in zip(_COLUMNS, numbers, strict=True)})
-    table = table.replace_schema_metadata({**_signature(path), b"folders": json.dumps(list(folders)).encode()})
-    if len(table) >= FEWEST_TO_KEEP:
-        _keep_index(path, table)
-    return table.combine_chunks()
-
-
-def _signature(path: Path) -> dict[bytes, bytes]:
-    status = path.stat()
-    return {b"size": str(status.st_size).encode(), b"mtime": str(status.st_mtime_ns).encode()}
-
-
-def _index_path(path: Path) -> Path:
-    return cache_folder(path.parent) / f"{path.name}.members.arrow"
-
-
-def _keep_index(path: Path, table: pa.Table) -> None:
-    with (
-        suppress(StorageError),  # no place for it: the next process lists the members again
-        writing(_index_path(path)) as temporary,
-        pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_file(sink, table.schema) as writer,
-    ):
-        writer.write_table(table)
-
-
-def _read_index(path: Path) -> pa.Table | None:
-    """Map the index that is kept of an archive; None where there is none, or the archive has changed since."""
-    try:
-        table = pa.ipc.open_file(pa.memory_map(str(_index_path(path)))).read_all()
-        kept = table.schema.metadata or {}
-        fresh = all(kept.get(name) == value for name, value in _signature(path).items())
-        return table if fresh and table.column_names == list(_COLUMNS) else None
-    except (OSError, pa.ArrowInvalid):
-        return None

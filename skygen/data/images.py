@@ -27,6 +27,7 @@ MIN_SIDE = 8
 """A smaller picture shows nothing that could be named or learnt."""
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 """Pillow's other decoders are left out: among them are some that start programs."""
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two BigTIFF's
 
 
 class ImageError(DataError):
@@ -37,9 +38,10 @@ def open_image(source: Path | str | bytes) -> Image.Image:
     """Decode an image in full, so that what is returned cannot fail later.
 
     Grey, palette, CMYK and 16-bit pictures become 8-bit RGB, 16 bits by value / 257 as PNG defines it (a 12-bit
-    sensor's picture therefore comes out dark: stretch such data when preparing it, not here, where the stretch would
-    differ by image). Transparent areas become black, as areas without data are in overhead imagery. EXIF orientation
-    is applied. Of several frames, the first counts.
+    sensor's PNG therefore comes out dark: stretch such data when preparing it). Transparent areas become black, as areas
+    without data are in overhead imagery. EXIF orientation is applied. Of several frames, the first counts. A TIFF of
+    measurements (several bands of more than 8 bits, one such band with a place on the ground, or bands that Pillow cannot
+    read) is stretched: ``skygen.data.geotiff``.
 
     Args:
         source: a file, whose path may lead through an archive, or its bytes.
@@ -52,6 +54,11 @@ def open_image(source: Path | str | bytes) -> Image.Image:
     """
     with _as_image_error(), _strict_about_bombs():
         data = source if isinstance(source, bytes) else read_bytes(Path(source))
+        if data[:4] in _TIFF:
+            from skygen.data.geotiff import holds_measurements, open_geotiff
+
+            if holds_measurements(data):
+                return open_geotiff(data, _check_size)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size)
             image.load()  # verify() lets truncated files pass

@@ -163,6 +163,7 @@ def build_index(layout: Layout, caption_column: str | None, progress: Callable[[
         DataError: the list cannot be read.
     """
     path = index_path(layout)
+    path.parent.mkdir(parents=True, exist_ok=True)  # first: it gives the data set's folder, which is signed, another date
     signature = sign(layout)
     with ExitStack() as stack:
         arrow, parquet, ledger = (stack.enter_context(writing(path.with_suffix(s))) for s in (".arrow", ".parquet", ".jsonl"))

@@ -8,10 +8,11 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from skygen.data import imagefolder, skyscript
+from skygen.data import caption_json, imagefolder, parquet_images, sidecars, skyscript, webdataset
+from skygen.data.archives import forget_archives
 from skygen.data.pair import Pair
 from skygen.data.pair_csv import CAPTION_COLUMNS, Block, find_columns, read_csv
-from skygen.data.pair_parquet import read_pair_parquet
+from skygen.data.pair_parquet import find_pair_parquet, read_pair_parquet
 from skygen.data.rejects import Rejects
 from skygen.data.table import to_batch
 from skygen.errors import ConfigError, DataError, UnavailableError
@@ -63,13 +64,17 @@ def find_layout(
         raise ConfigError(f"the caption template {caption_template!r} has no {{}} where the class should go")
     if not root.is_dir():
         raise UnavailableError(f"there is no folder {root}; set --pairs.root to the folder of the data set")
+    skyscript.forget_places()
+    forget_archives()
     if csv:
         return _named_list(root, skyscript.find_csv(csv, root), caption_column)
     if csvs := skyscript.choose_csvs(root, split):
         if split is None:
             return _csv_layout(root, "pairs", csvs, caption_column)
         return replace(_csv_layout(root, csvs[0].stem, csvs, caption_column), whole=_find_whole(root, csvs, caption_column))
-    for find, read in _readers(root, caption_template):
+    if lists := find_pair_parquet(root):
+        return Layout(root, "pairs", tuple(lists), partial(_read_parquets, lists, caption_column), is_list=True)
+    for find, read in _readers(caption_template):
         if files := find(root):
             blocks = partial(_read_in_blocks, read, files, root, caption_column)
             return Layout(root, "pairs", tuple(files), blocks)
@@ -77,8 +82,9 @@ def find_layout(
     lacking = f" ({others} lack it)" if others else ""
     raise DataError(
         f"{root} is not a data set that can be read: it has no CSV with a column filepath{lacking}, "
-        f"no {imagefolder.METADATA} in it or in a subfolder, and no folders of images named after classes; lay it out "
-        "as SkyScript_*.csv + images2/*.jpg, as metadata.jsonl with file_name and text, or as AnnualCrop/*.jpg"
+        f"no {imagefolder.METADATA}, dataset*.json, *.tar or *.parquet of pairs in it or in a subfolder, no images with "
+        "sidecars, and no folders of images named after classes; lay it out as SkyScript_*.csv + images2/*.jpg, as "
+        "metadata.jsonl with file_name and text, or as AnnualCrop/*.jpg; docs/data.md shows each"
     )
 
 
@@ -86,10 +92,14 @@ Find = Callable[[Path], list[Path]]
 Read = Callable[[list[Path], Path, str | None, Rejects], Iterator[Pair | None]]
 
 
-def _readers(root: Path, caption_template: str) -> Iterator[tuple[Find, Read]]:
-    """Yield what finds a layout and what reads it, the most telling first."""
+def _readers(caption_template: str) -> Iterator[tuple[Find, Read]]:
+    """Yield what finds a layout and what reads it; what says most about its images comes first."""
     yield imagefolder.find_metadata, imagefolder.read_metadata
-    yield partial(_class_folder_paths), partial(_read_class_folders, caption_template)
+    yield caption_json.find_caption_json, caption_json.read_caption_json
+    yield webdataset.find_shards, webdataset.read_shards
+    yield parquet_images.find_image_parquet, parquet_images.read_image_parquet
+    yield sidecars.find_sidecars, sidecars.read_sidecars
+    yield _class_folder_paths, partial(_read_class_folders, caption_template)
 
 
 def _class_folder_paths(root: Path) -> list[Path]:
@@ -121,6 +131,11 @@ def _csv_layout(root: Path, name: str, paths: list[Path], caption_column: str | 
     order = [column for column in (caption_column, *CAPTION_COLUMNS) if column in found]
     columns = tuple(dict.fromkeys((*order, *found)))
     return Layout(root, name, tuple(paths), partial(_read_csvs, paths, caption_column), True, columns)
+
+
+def _read_parquets(paths: Iterable[Path], caption_column: str | None, rejects: Rejects) -> Iterator[Block]:
+    for path in paths:
+        yield from read_pair_parquet(path, caption_column, rejects)
 
 
 def _read_csvs(paths: Iterable[Path], caption_column: str | None, rejects: Rejects) -> Iterator[Block]:

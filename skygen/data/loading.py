@@ -25,6 +25,7 @@ from skygen.data.captions import strip_view_prefix
 from skygen.data.images import ImageError, fit_image, image_to_tensor, open_image
 from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects
+from skygen.data.skyscript import view_prefix
 from skygen.data.table import PairList
 from skygen.errors import ConfigError
 from skygen.seeding import Seeds
@@ -60,8 +61,15 @@ class CaptionSettings:
 
     strip_prefix: bool = False
     """Drop the fixed opening such as ``a satellite image of``."""
+    view_prefix: bool = False
+    """Open each caption with how it was taken, ``An aerial image. It shows:`` or ``A satellite image. It shows:``, by its
+    source, in the place of its own opening; ``a satellite image of`` where the source is not known."""
     dropout: float = 0.0
     """Share of examples trained with an empty caption, which classifier-free guidance needs."""
+
+    def __post_init__(self) -> None:
+        if self.strip_prefix and self.view_prefix:
+            raise ConfigError("captions.view_prefix opens each caption anew: set captions.strip_prefix to false with it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +154,8 @@ class PairStream(Dataset[Example | None]):
         caption = pair.captions[int(draw.integers(len(pair.captions)))]
         if draw.random() < self.captions.dropout:
             return ""
+        if self.captions.view_prefix:
+            return view_prefix(pair.source) + strip_view_prefix(caption)
         return strip_view_prefix(caption) if self.captions.strip_prefix else caption
 
     def _index(self, position: int) -> int:

@@ -275,16 +275,13 @@ def _to_columns(cells: pa.Table, columns: Columns, split: str | None) -> pa.Reco
     tag = _to_lower(pc.utf8_trim(pc.replace_substring_regex(tag, f"(?s)(?:{END_OF_TAG_PATTERN}).*$", ""), " ."))
     if columns.label is not None or pc.any(pc.equal(tag, "")).as_py():
         return None
-    similarity = None
-    if columns.similarity is not None:
-        try:
-            similarity = pc.cast(cell(columns.similarity), pa.float64())
-        except pa.ArrowInvalid:
-            return None
-        if not pc.all(pc.is_finite(similarity)).as_py():
-            return None
+    try:
+        similarity = None if columns.similarity is None else pc.cast(cell(columns.similarity), pa.float64())
+    except pa.ArrowInvalid:
+        return None
+    if similarity is not None and not pc.all(pc.is_finite(similarity)).as_py():
+        return None
     part, kind, osm_id, source, year = name.flatten()
-    gsd = pa.array([coarsest_gsd(alias) for alias in SOURCES], pa.float64())
     known = {
         "key": cell(columns.filepath),
         "split": pa.repeat(pa.scalar(split, pa.string()), count),
@@ -294,7 +291,7 @@ def _to_columns(cells: pa.Table, columns: Columns, split: str | None) -> pa.Reco
         "part": pc.cast(part, pa.int8()),
         "object_type": pa.array(OBJECT_TYPES.values()).take(pc.index_in(kind, pa.array(OBJECT_TYPES))),
         "osm_id": pc.cast(osm_id, pa.int64()),
-        "gsd": gsd.take(pc.index_in(source, pa.array(SOURCES))),
+        "gsd": pa.array(map(coarsest_gsd, SOURCES), pa.float64()).take(pc.index_in(source, pa.array(SOURCES))),
         "similarity": similarity,
     }
     lists = [_in_lists(texts) for texts in captions]
@@ -308,7 +305,8 @@ def _to_columns(cells: pa.Table, columns: Columns, split: str | None) -> pa.Reco
 
 def _is_odd(cells: pa.ChunkedArray) -> bool:
     """Say whether Python's reader would see one of these cells otherwise: with a stray quote, or longer than it allows."""
-    return pc.any(pc.match_substring(cells, '"')).as_py() or pc.max(pc.binary_length(cells)).as_py() > csv.field_size_limit()
+    stray = pc.any(pc.match_substring(cells, '"')).as_py()
+    return bool(stray or pc.max(pc.binary_length(cells)).as_py() > csv.field_size_limit())
 
 
 def _to_lower(texts: pa.Array) -> pa.Array:

@@ -42,14 +42,25 @@ def read_pair_parquet(path: Path, caption_column: str | None, rejects: Rejects) 
             f"{path} has no column {lacking}; its columns are: {', '.join(names)}; name one of captions with "
             "--pairs.caption_column, or rename a column"
         )
+    for name in (key, captions):
+        _require_text(path, name, pq.read_schema(path).field(name).type)
     known = [name for name in SCHEMA.names if name in names and name not in ("key", "captions")]
     row = 0
     try:
         for batch in pq.ParquetFile(path).iter_batches(BATCH, columns=[key, captions, *known]):
             yield _to_block(batch, key, captions, path, row, rejects)
             row += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); write or download it again") from error
+
+
+def _require_text(path: Path, name: str, kind: pa.DataType) -> None:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+        raise ConfigError(f"{path}: the column {name} holds {kind} instead of text; name another with --pairs.caption_column")
 
 
 def _to_block(batch: pa.RecordBatch, key: str, captions: str, path: Path, first_row: int, rejects: Rejects) -> Block:

@@ -84,8 +84,9 @@ class Rejects:
             try:
                 with _locked(descriptor):
                     torn = self._read_on(descriptor)
-                    lines = {(e.key, e.part): _to_line(e) for e in new if (e.key, e.part) not in self._seen}
-                    _write_all(descriptor, b"\n" * torn + b"".join(lines.values()))
+                    # Reversed, since of several notes on one thing the first counts.
+                    lines = {(e.key, e.part): _to_line(e) for e in reversed(new) if (e.key, e.part) not in self._seen}
+                    _write_all(descriptor, b"\n" * torn + b"".join(reversed(lines.values())))
                     self._read_on(descriptor)
             finally:
                 os.close(descriptor)

@@ -15,13 +15,13 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from skygen.data.captions import strip_view_prefix
+from skygen.data.captions import AERIAL_PREFIX, PREFIX, SATELLITE_PREFIX, strip_view_prefix
 from skygen.data.pair import name_split
 from skygen.errors import ConfigError, DataError
 
 # Aliases contain digits (P3, S2, L8): a pattern of letters alone loses those sources. `r`, a relation, is not
 # documented; it would be OpenStreetMap's third element beside way (closed: `a`, open: `w`) and node.
-_FILE_NAME = re.compile(r"(?P<kind>[awnr])(?P<osm_id>\d+)_(?P<source>[A-Z0-9]{2})_(?P<year>\d{2})\.jpe?g", re.ASCII)
+_FILE_NAME = re.compile(r"(?P<kind>[awnr])(?P<osm_id>\d{1,18})_(?P<source>[A-Z0-9]{2})_(?P<year>\d{2})\.jpe?g", re.ASCII)
 _PART = re.compile(r"images([0-9]{1,2})/", re.ASCII)
 END_OF_TAG_PATTERN = r", | with | and |; "
 """What stands after the first tag of a caption."""
@@ -62,6 +62,15 @@ SOURCES: Mapping[str, Source] = {
     "L9": Source("Landsat 9 C2 T1 TOA", "LANDSAT/LC09/C02/T1_TOA", "satellite", (30.0, 30.0), "global"),
 }
 """By the alias in file names. The repository has aliases and collections, the paper has names and distances."""
+
+
+def view_prefix(source: str | None) -> str:
+    """Return the opening of a caption that says how the image was taken; that of the rule-made ones where it is not known.
+
+    Which of the two a polished caption has is not documented; the platform of the source is the natural reading.
+    """
+    known = SOURCES.get(source or "")
+    return PREFIX if known is None else AERIAL_PREFIX if known.platform == "aerial" else SATELLITE_PREFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +138,11 @@ def locate_image(root: Path, key: str) -> Path:
 def has_part(root: Path, folder: str) -> bool:
     """Say whether one of SkyScript's archives, such as ``images2`` or ``meta2``, is here, unpacked or not."""
     return (root / folder).is_dir() or (root / f"{folder}.zip").is_file()
+
+
+def forget_places() -> None:
+    """Look anew where folders lie: since the last look, an archive may have come or been unpacked."""
+    _place_folder.cache_clear()
 
 
 @lru_cache(maxsize=4096)

@@ -17,6 +17,10 @@ _ENTRY = struct.Struct("<4s6H3L5H2L")
 _MOST_COMMENT = 1 << 16
 _IN_EXTRA_FIELD = 0xFFFFFFFF
 _UTF8 = 1 << 11
+_MOST = 1 << 62
+"""Damaged Zip64 numbers do not fit a file's offsets; such a member is then found to be damaged or too large when it is read."""
+_COUNT_WRAPS = 1 << 16
+"""Some writers know no Zip64 and let the 16 bits of the count overflow."""
 
 
 class ZipDirectoryError(ValueError):
@@ -47,10 +51,11 @@ def zip_members(path: Path) -> Iterator[tuple[str, int, int, int, int, int]]:
         if _IN_EXTRA_FIELD in (packed, plain, offset):
             plain, packed, offset = _read_extra(directory[name_end:extra_end], plain, packed, offset)
         name = directory[position + _ENTRY.size : name_end]
-        yield _decode(name, flags), offset + shift, packed, plain, crc, method
+        numbers = (min(number, _MOST) for number in (offset + shift, packed, plain))
+        yield _decode(name, flags), *numbers, crc, method
         position = extra_end + entry[12]
         found += 1
-    if found != count:
+    if (found - count) % _COUNT_WRAPS:
         raise ZipDirectoryError(f"its directory lists {found} of {count} members")
 
 
@@ -70,9 +75,12 @@ def _find_directory(descriptor: int, size: int) -> tuple[int, int, int, int]:
     count, length, start, position = end[4], end[5], end[6], tail_start + place
     locator = os.pread(descriptor, _END64_LOCATOR.size, max(0, position - _END64_LOCATOR.size))
     if locator[:4] == b"PK\x06\x07" and len(locator) == _END64_LOCATOR.size:
-        position = _END64_LOCATOR.unpack(locator)[2]
-        block = os.pread(descriptor, _END64.size, position) if position < size else b""
-        if len(block) < _END64.size or block[:4] != b"PK\x06\x06":
+        directly_before = position - _END64_LOCATOR.size - _END64.size  # where bytes stand before the zip
+        for position in (min(_END64_LOCATOR.unpack(locator)[2], size), max(0, directly_before)):
+            block = os.pread(descriptor, _END64.size, position)
+            if len(block) == _END64.size and block[:4] == b"PK\x06\x06":
+                break
+        else:
             raise ZipDirectoryError("its Zip64 directory is not where it says")
         end64 = _END64.unpack(block)
         count, length, start = end64[7], end64[8], end64[9]
@@ -88,9 +96,8 @@ def _read_extra(extra: bytes, plain: int, packed: int, offset: int) -> tuple[int
     while position + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, position)
         if kind == 1:
-            numbers = (
-                iter(struct.unpack_from(f"<{length // 8}Q", extra, position + 4)) if length <= len(extra) - 4 else iter(())
-            )
+            room = min(length, len(extra) - position - 4) // 8
+            numbers = iter(struct.unpack_from(f"<{room}Q", extra, position + 4))
             try:
                 plain = next(numbers) if plain == _IN_EXTRA_FIELD else plain
                 packed = next(numbers) if packed == _IN_EXTRA_FIELD else packed

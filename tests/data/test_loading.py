@@ -11,6 +11,7 @@ from skygen.data.loading import Batch, CaptionSettings, ImageSettings, PairStrea
 from skygen.data.pair import Pair
 from skygen.data.pairs import read_pairs
 from skygen.data.rejects import Rejects
+from skygen.errors import ConfigError
 from skygen.seeding import Seeds
 
 SMALL = ImageSettings(resolution=16)
@@ -127,6 +128,19 @@ def test_the_view_prefix_goes_only_when_asked(pairs: list[Pair]) -> None:
     pair = replace(pairs[0], captions=("a satellite image of a dam",))
     captions = [stream([pair], captions=CaptionSettings(strip_prefix=strip))[0] for strip in (True, False)]
     assert [example.caption for example in captions if example is not None] == ["a dam", "a satellite image of a dam"]
+
+
+def test_the_view_prefix_can_say_how_the_image_was_taken(pairs: list[Pair]) -> None:
+    settings = CaptionSettings(view_prefix=True)
+    said = []
+    for source in ("CH", "S2", None):
+        pair = replace(pairs[0], captions=("a satellite image of a dam",), source=source)
+        example = stream([pair], captions=settings)[0]
+        assert example is not None
+        said.append(example.caption)
+    assert said == ["An aerial image. It shows: a dam", "A satellite image. It shows: a dam", "a satellite image of a dam"]
+    with pytest.raises(ConfigError, match=r"set captions\.strip_prefix to false"):
+        CaptionSettings(strip_prefix=True, view_prefix=True)
 
 
 @pytest.fixture

@@ -74,8 +74,9 @@ def test_what_is_no_data_set_is_told_how_one_looks(tmp_path: Path) -> None:
         read_pairs(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path} is not a data set that can be read: it has no CSV with a column filepath (notes.csv lack it), no "
-        "metadata.jsonl in it or in a subfolder, and no folders of images named after classes; lay it out as "
-        "SkyScript_*.csv + images2/*.jpg, as metadata.jsonl with file_name and text, or as AnnualCrop/*.jpg"
+        "metadata.jsonl, dataset*.json, *.tar or *.parquet of pairs in it or in a subfolder, no images with sidecars, and "
+        "no folders of images named after classes; lay it out as SkyScript_*.csv + images2/*.jpg, as metadata.jsonl with "
+        "file_name and text, or as AnnualCrop/*.jpg; docs/data.md shows each"
     )
     with pytest.raises(UnavailableError, match=r"there is no folder .*absent; set --pairs\.root"):
         read_pairs(tmp_path / "absent")
