@@ -115,6 +115,12 @@ def forget_archives() -> None:
     _open_once.cache_clear()
 
 
+def close_archives() -> None:
+    """Let go of the archives that this process has open, and of the memory that their mapped indices take."""
+    _open_once.cache_clear()
+    _is_archive.cache_clear()
+
+
 @lru_cache(maxsize=256)
 def _open_once(path: str) -> Archive | str:
     """Open an archive, or say why not: a damaged one must not be listed anew for each of its 870,000 images."""

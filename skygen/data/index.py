@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from skygen.data.archives import close_archives
 from skygen.data.joining import Joining, KeyIndex, find_joining, row_reader
 from skygen.data.layouts import Layout
 from skygen.data.meta_columns import add_countries, add_metas
@@ -207,7 +208,8 @@ def sign(layout: Layout) -> dict[str, Any]:
     """Describe the files that an index is made from, so that a change is seen: names, sizes and dates."""
     metas = sorted(path for path in layout.root.glob("meta[0-9]*") if path.suffix in ("", ".zip"))
     described = {}
-    for path in (*layout.files, *metas):
+    folder = [] if layout.is_list else [layout.root]  # images that are put there later may be looked for elsewhere
+    for path in (*layout.files, *metas, *folder):
         status = path.stat()
         described[os.path.relpath(path, layout.root)] = [0 if path.is_dir() else status.st_size, status.st_mtime_ns]
     return described
@@ -235,6 +237,7 @@ def _stage(
             starts.append(starts[-1] + batch.num_rows)
             rows, bad = rows + block.rows, bad + block.bad
             progress(rows, max(total, rows) if total else 0)
+    close_archives()  # the metas have been read; what follows needs the memory
     with pa.OSFile(str(staged), "rb") as source:
         joining = find_joining(keys, row_reader(pa.ipc.open_file(source).get_batch, starts), rejects, str(layout.root))
     return rows, bad, starts, joining

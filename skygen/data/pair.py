@@ -102,7 +102,8 @@ def relative_key(path: str) -> str:
             raise ValueError(f"the path {path!r} leads out of the data set; it must be relative to its folder")
         if not parts or not text.isprintable():
             raise ValueError(f"the path {path!r} is no file's name" if parts else "the path is empty")
-    if f".{parts[-1].rpartition('.')[2].lower()}" not in SUFFIXES:
+    within = any(part.lower().endswith((".tar", ".parquet")) for part in parts[:-1])  # whose images may have other names
+    if not within and f".{parts[-1].rpartition('.')[2].lower()}" not in SUFFIXES:
         raise ValueError(f"the path {path!r} is not that of an image ({', '.join(sorted(SUFFIXES))})")
     return "/".join(parts)
 

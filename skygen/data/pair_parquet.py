@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from skygen.data.pair import relative_key
 from skygen.data.pair_csv import Block
+from skygen.data.parquet_images import holds_images
 from skygen.data.rejects import Rejects
 from skygen.data.table import CAPTIONS_OF, SCHEMA
 from skygen.errors import ConfigError, DataError
@@ -22,7 +23,8 @@ BATCH = 16_384
 
 def find_pair_parquet(root: Path) -> list[Path]:
     """Find the Parquet files in a folder that list pairs, and do not hold the images themselves."""
-    return [path for path in sorted(root.glob("*.parquet")) if any(name in _names(path) for name in KEY_COLUMNS)]
+    lists = (path for path in sorted(root.glob("*.parquet")) if any(name in _names(path) for name in KEY_COLUMNS))
+    return [path for path in lists if not holds_images(path)]
 
 
 def read_pair_parquet(path: Path, caption_column: str | None, rejects: Rejects) -> Iterator[Block]:

@@ -113,7 +113,9 @@ def _to_pair(
     class_name = known.class_name or _read_class(sample, file)
     endings = [caption_column] if caption_column else CAPTIONS
     texts = [_read_text(sample[ending], file) for ending in endings if ending in sample]
-    captions: Iterable[str] = [text for text in texts if text.strip()] or known.captions
+    written = [text.strip() for text in texts if text.strip()]
+    # A text beside a list of captions is one of them, as far as the list knows it.
+    captions: Iterable[str] = known.captions if set(written) <= set(known.captions) else written
     if not captions and class_name and not caption_column:
         captions = [CLASS_TEMPLATE.format(class_name)]
     return Pair(
