@@ -3,23 +3,34 @@
     accelerate launch recipes/evaluate_scorer.py --run.name scorer --benchmark.root DATA/benchmark \
         --benchmark.sets SkyScript_cls aid --retrieval.root DATA --retrieval.split test
 
-Every image is counted once, and every text.
+Every image is counted once, and every text; ``--retrieval.protocol remoteclip`` counts every caption as RemoteCLIP's evaluation
+does. Where the sets and the weights are published ones, the log and ``published.json`` put what was printed beside it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from skygen.data.benchmarks import BenchmarkSettings, prefix_captions, read_retrieval_set
+from skygen.data.benchmarks import (
+    RETRIEVAL_SETS,
+    BenchmarkSettings,
+    RetrievalProtocol,
+    find_benchmark_set,
+    prefix_captions,
+    read_retrieval_set,
+)
+from skygen.data.every_caption import restore_repeats
 from skygen.data.pair import Pair
 from skygen.data.pairs import read_pairs
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError, DataError
+from skygen.evaluation.published import compare, format_comparisons, mark_in_sample, to_published_json
 from skygen.evaluation.retrieval import retrieval_scores
-from skygen.evaluation.scores import format_table, to_metrics
-from skygen.evaluation.zero_shot import zero_shot_scores
+from skygen.evaluation.scores import Score, format_table, to_metrics
+from skygen.evaluation.zero_shot import SEVEN, mean_of_seven, zero_shot_scores
 from skygen.models.device import pick_device
 from skygen.models.scorer import Scorer, ScorerSettings
 from skygen.runs import Run, RunSettings, launch, logger
@@ -42,6 +53,10 @@ class RetrievalSettings:
     """train, val or test; by default all of them."""
     prefix: str = ""
     """Put before each caption, such as "a satellite image. "."""
+    name: str = ""
+    """Of the set, for its scores; by default its split. RSICD, RSITMD or ucmcaptions are compared with what is published."""
+    protocol: RetrievalProtocol = "skyscript"
+    """skyscript: unique texts, of which several images may share one. remoteclip: every caption by itself, and no prefix."""
     limit: int = 0
     """At most so many pairs, 0 for all."""
 
@@ -49,16 +64,33 @@ class RetrievalSettings:
         """Read the pairs of every set, by the name that its scores have."""
         if self.root is None:
             return {}
-        if self.sets and (self.csv or self.caption_column or self.split or self.prefix):
+        if self.sets and (self.csv or self.caption_column or self.split or self.prefix or self.name):
             raise ConfigError(
-                "--retrieval.sets says by itself what is read: leave out --retrieval.csv, caption_column, split and prefix."
+                "--retrieval.sets says by itself what is read: leave out --retrieval.csv, caption_column, split, prefix and "
+                "name."
             )
+        if self.prefix and self.protocol == "remoteclip":
+            raise ConfigError("--retrieval.protocol remoteclip takes captions without a prefix: leave out --retrieval.prefix.")
         if self.sets:
-            return {name: read_retrieval_set(self.root, name, rejects, limit=self.limit) for name in self.sets}
+            return {
+                name: read_retrieval_set(self.root, name, rejects, limit=self.limit, protocol=self.protocol)
+                for name in self.sets
+            }
         pairs = read_pairs(
             self.root, csv=self.csv, caption_column=self.caption_column, split=self.split, limit=self.limit, rejects=rejects
         )
-        return {self.split or "all": prefix_captions(pairs, self.prefix)}
+        if self.protocol == "remoteclip":
+            pairs = restore_repeats(pairs, self.root, csv=self.csv, caption_column=self.caption_column, split=self.split)
+        return {self.name or self.split or "all": prefix_captions(pairs, self.prefix)}
+
+    def whole_sets(self) -> tuple[str, ...]:
+        """Return the published sets that are read as they were published, and so may be compared."""
+        if self.limit:
+            return ()
+        if self.sets:
+            return self.sets
+        known = RETRIEVAL_SETS.get(self.name)
+        return (self.name,) if known and self.split == "test" and self.prefix == known.prefix else ()
 
 
 @dataclass(frozen=True)
@@ -87,16 +119,39 @@ def main(config: Config) -> None:
         usable = sum(len(benchmark.images) for benchmark in benchmarks) + sum(map(len, sets.values()))
         total = usable + rejects.count
         check_bad(rejects, total, config.max_bad_fraction)
-        scores = []
+        scores: list[Score] = []
         for benchmark in benchmarks:
             report = partial(run.progress, f"{benchmark.name}, images embedded")
             scores += zero_shot_scores(scorer, benchmark, seeds, rejects, report)
+        scores += mean_of_seven(scores)
         for name, pairs in sets.items():
             report = partial(run.progress, f"{name}, images embedded")
-            scores += retrieval_scores(scorer, pairs, subset=name, seeds=seeds, rejects=rejects, report=report)
+            scores += retrieval_scores(
+                scorer, pairs, subset=name, seeds=seeds, rejects=rejects, report=report, protocol=retrieval.protocol
+            )
         check_bad(rejects, total, config.max_bad_fraction)
-        run.write_json("metrics.json", to_metrics("skygen-v1", scores))
-        logger.info(format_table(scores))
+        write_scores(run, config, scorer, scores)
+
+
+def write_scores(run: Run, config: Config, scorer: Scorer, scores: Sequence[Score]) -> None:
+    """Write the scores, and beside them what was published of the same weights on the same whole sets."""
+    benchmark, retrieval = config.benchmark, config.retrieval
+    whole = list(retrieval.whole_sets())
+    if benchmark.root and not benchmark.limit:
+        whole += [SEVEN, *(find_benchmark_set(name)[0] for name in benchmark.sets)]
+    compared = compare(scorer.name, scorer.trained_on, scores, whole)
+    marked = mark_in_sample(scores, scorer.trained_on)
+    protocol = f"skygen-v1, retrieval {retrieval.protocol}" if retrieval.root else "skygen-v1"
+    run.write_json("metrics.json", to_metrics(protocol, marked))
+    subsets = [score.subset for score in scores]
+    run.write_json("published.json", to_published_json(scorer.name, scorer.trained_on, compared, subsets))
+    logger.info(format_table(marked))
+    if compared:
+        logger.info(f"beside what is published, in percent; in brackets what is in-sample\n{format_comparisons(compared)}")
+        far = [own.published for own in compared if not own.agrees]
+        if far:
+            named = ", ".join(dict.fromkeys(f"{own.metric} of {own.set}" for own in far))
+            logger.warning(f"{len(far)} of {len(compared)} published figures are not reproduced within 0.1 points: {named}")
 
 
 def check_bad(rejects: Rejects, total: int, allowed: float) -> None:

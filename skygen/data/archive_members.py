@@ -79,6 +79,7 @@ def _tar_members(path: Path) -> Iterator[Member]:
             archive.members = []  # type: ignore[attr-defined]  # else it keeps an object for every member
 
 
+_UNKNOWN_METHOD = 0x7FFF
 _FOUR_BYTES = 0xFFFFFFFF
 """Of a member that is larger, far above what is read here, no more is kept than that it is."""
 
@@ -97,7 +98,7 @@ def _build_index(path: Path) -> pa.Table:
     columns = [array(code) for code in "QqIIIh"]  # a list of tuples of Python's own numbers would take ten times the memory
     shared: str | None = None
     for name, offset, packed, size, crc, method in list_members(path):
-        place = (hash_name(name), offset, min(packed, _FOUR_BYTES), min(size, _FOUR_BYTES), crc, method)
+        place = (hash_name(name), offset, min(packed, _FOUR_BYTES), min(size, _FOUR_BYTES), crc, min(method, _UNKNOWN_METHOD))
         for column, value in zip(columns, place, strict=True):
             column.append(value)
         shared = name[: name.rfind("/") + 1] if shared is None else _shared_folder(shared, name)

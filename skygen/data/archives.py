@@ -62,6 +62,17 @@ def read_bytes(path: Path) -> bytes:
         os.close(descriptor)
 
 
+def is_there(path: Path) -> bool:
+    """Say whether there is such a file, in a folder or in an archive that its path leads through."""
+    try:
+        if path.is_file():
+            return True
+        place = split_at_archive(path)
+        return place is not None and place[1] in open_archive(os.fspath(place[0]))
+    except (OSError, ValueError, ArchiveError):
+        return False
+
+
 def split_at_archive(path: Path) -> tuple[Path, str] | None:
     """Split a path at the archive it leads through; None where it leads through none."""
     for parent in path.parents:

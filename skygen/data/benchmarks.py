@@ -9,20 +9,19 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
-from skygen.data.pair import Pair, relative_key, to_words
+from skygen.data.every_caption import restore_repeats
+from skygen.data.label_table import find_label_columns, read_class_names, read_label_row
+from skygen.data.pair import Pair, to_words
 from skygen.data.pairs import PairSettings, read_pairs
 from skygen.data.rejects import Rejects
-from skygen.data.skyscript import read_header
 from skygen.errors import ConfigError, DataError, UnavailableError
 
 SCENE_TEMPLATES = ("a satellite photo of {}.", "a satellite image of {}")
 """With and without a full stop, as published."""
 _ROOF = ("a satellite photo of building, {}.", "a satellite image of building, {}")
 _ROAD = ("a satellite photo of road, {}.", "a satellite image of road, {}")
-_NO_LABEL = frozenset({"", "nan", "-nan", "na", "n/a", "#n/a", "<na>", "null", "none"})
-"""What pandas, with which the published evaluation reads its tables, takes for a missing value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,11 @@ BENCHMARK_SETS = {
     "surface": BenchmarkSet("surface", "img_txt_pairs_test.csv", _ROAD, "_v1"),
 }
 _ALIASES = {"rsicb256": "rsicb"}
+VERSIONS = ("_v1", "_v2")
+"""The two wordings of a fine-grained set's classes; without an ending its name stands for the first, the published one."""
+
+RetrievalProtocol = Literal["skyscript", "remoteclip"]
+"""How texts are counted in retrieval: each distinct one once, or every caption by itself; see ``evaluation.retrieval``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,9 @@ class BenchmarkSettings:
     sets: tuple[str, ...] = ("SkyScript_cls",)
     """Names of the benchmarks in it."""
     class_folders: tuple[Path, ...] = ()
-    """Other data sets with one folder for each class, such as EuroSAT; their test split is used."""
+    """Other data sets whose images have a class, such as EuroSAT with one folder for each."""
+    class_split: Literal["train", "val", "test"] = "test"
+    """Split of these that is used."""
     limit: int = 0
     """At most so many images of each, evenly spaced; 0 takes all."""
 
@@ -137,8 +143,33 @@ class BenchmarkSettings:
             UnavailableError: one is not there.
         """
         found = [read_benchmark(self.root, name, rejects) for name in self.sets] if self.root else []
-        found += [read_class_folder(folder, rejects) for folder in self.class_folders]
+        found += [read_class_folder(folder, rejects, self.class_split) for folder in self.class_folders]
         return [benchmark.spread(self.limit) for benchmark in found]
+
+
+def find_benchmark_set(name: str) -> tuple[str, BenchmarkSet]:
+    """Find one of SkyScript's benchmarks by any of its names.
+
+    Args:
+        name: a key of ``BENCHMARK_SETS``, ``rsicb256``, or a fine-grained set with its wording, such as ``roof_shape_v2``.
+
+    Returns:
+        The name that its scores have, and where it lies: ``roof_shape_v1`` is ``roof_shape``, ``rsicb256`` is ``rsicb``.
+
+    Raises:
+        ConfigError: no such benchmark is known.
+    """
+    name = _ALIASES.get(name, name)
+    version = next((ending for ending in VERSIONS if name.endswith(ending)), "")
+    known = BENCHMARK_SETS.get(name.removesuffix(version))
+    if known is None or (version and not known.version):
+        fine_grained = ", ".join(f"{key}_v2" for key, own in BENCHMARK_SETS.items() if own.version)
+        raise ConfigError(
+            f"--benchmark.sets {name}: not a benchmark of SkyScript's; these are: {', '.join(BENCHMARK_SETS)}, and in their "
+            f"other wording {fine_grained}."
+        )
+    plain = name.removesuffix(version)
+    return (plain if version in ("", known.version) else name), replace(known, version=version or known.version)
 
 
 def read_benchmark(root: Path, name: str, rejects: Rejects) -> Benchmark:
@@ -146,21 +177,18 @@ def read_benchmark(root: Path, name: str, rejects: Rejects) -> Benchmark:
 
     Args:
         root: folder that holds ``<folder>/<csv>`` and what their ``filepath`` names.
-        name: a key of ``BENCHMARK_SETS``, or ``rsicb256``.
+        name: a key of ``BENCHMARK_SETS``, ``rsicb256``, or a fine-grained set with its wording, such as ``roof_shape_v2``.
         rejects: where a row that cannot be used is noted.
 
     Returns:
-        The benchmark, named by its key, its images in the order of the table.
+        The benchmark, named as ``find_benchmark_set`` does, its images in the order of the table.
 
     Raises:
         ConfigError: no such benchmark is known.
         UnavailableError: its files are not there.
         DataError: a column or the class names are missing, or no row can be used.
     """
-    name = _ALIASES.get(name, name)
-    known = BENCHMARK_SETS.get(name)
-    if known is None:
-        raise ConfigError(f"--benchmark.sets {name}: not a benchmark of SkyScript's; these are: {', '.join(BENCHMARK_SETS)}.")
+    name, known = find_benchmark_set(name)
     table = root / known.folder / known.csv
     names = root / known.folder / f"classnames{known.version}.txt"
     for path in (table, names):
@@ -168,14 +196,14 @@ def read_benchmark(root: Path, name: str, rejects: Rejects) -> Benchmark:
             raise UnavailableError(
                 f"{path}: not there; unpack SkyScript's {known.folder}.zip into {root}, or leave {name} out of the sets."
             )
-    class_names = _read_class_names(names)
-    columns = _find_columns(table, f"label{known.version}")
+    class_names = read_class_names(names)
+    columns = find_label_columns(table, f"label{known.version}")
     found: list[tuple[Path, int]] = []
     with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         next(file)
         for number, line in enumerate(file, start=2):  # a row is a line: a stray quote spoils its own alone
             try:
-                found += _read_row(line, columns, root, class_names) if line.strip() else []
+                found += read_label_row(line, columns, root, class_names) if line.strip() else []
             except (ValueError, csv.Error, OSError) as error:
                 rejects.add(f"{known.folder}/{known.csv}:{number}", str(error), f"{table}, row {number}")
     if not found:
@@ -185,9 +213,9 @@ def read_benchmark(root: Path, name: str, rejects: Rejects) -> Benchmark:
     return Benchmark(name, images, labels, class_names, known.templates)
 
 
-def read_class_folder(root: Path, rejects: Rejects) -> Benchmark:
-    """Read the test split of a data set with one folder for each class."""
-    return benchmark_from_pairs(PairSettings(root, split="test").read(rejects), root.resolve().name)
+def read_class_folder(root: Path, rejects: Rejects, split: str = "test") -> Benchmark:
+    """Read a split of a data set whose images have a class, such as one with one folder for each."""
+    return benchmark_from_pairs(PairSettings(root, split=split).read(rejects), root.resolve().name)
 
 
 def benchmark_from_pairs(pairs: Sequence[Pair], name: str) -> Benchmark:
@@ -212,14 +240,18 @@ def benchmark_from_pairs(pairs: Sequence[Pair], name: str) -> Benchmark:
     return Benchmark(name, images, labels, class_names)
 
 
-def read_retrieval_set(root: Path, name: str, rejects: Rejects, *, limit: int = 0) -> list[Pair]:
-    """Read one of the data sets that retrieval is measured on, each caption with the set's prefix; no image is opened.
+def read_retrieval_set(
+    root: Path, name: str, rejects: Rejects, *, limit: int = 0, protocol: RetrievalProtocol = "skyscript"
+) -> list[Pair]:
+    """Read one of the data sets that retrieval is measured on; no image is opened.
 
     Args:
         root: folder of the data set, or one whose ``benchmark`` folder is it.
         name: a key of ``RETRIEVAL_SETS``.
         rejects: where a row that cannot be used is noted.
         limit: at most so many images, 0 for all; a smaller gallery is easier, and its scores compare with no other's.
+        protocol: SkyScript's puts the set's prefix before each caption; RemoteCLIP's has no prefix, and keeps a caption as
+            often as the list has it.
 
     Raises:
         ConfigError: no such set is known.
@@ -236,67 +268,13 @@ def read_retrieval_set(root: Path, name: str, rejects: Rejects, *, limit: int = 
             f"{known.csv}: neither in {places[0]} nor in {places[1]}; put it there with its images, or leave {name} out of "
             "the sets."
         )
-    pairs = read_pairs(
-        folder, csv=(folder / known.csv).resolve(), caption_column=known.caption_column, limit=limit, rejects=rejects
-    )
+    csv_path = (folder / known.csv).resolve()
+    pairs = read_pairs(folder, csv=csv_path, caption_column=known.caption_column, limit=limit, rejects=rejects)
+    if protocol == "remoteclip":
+        return restore_repeats(pairs, folder, csv=csv_path, caption_column=known.caption_column)
     return prefix_captions(pairs, known.prefix)
 
 
 def prefix_captions(pairs: Sequence[Pair], prefix: str) -> list[Pair]:
     """Put the same words before every caption."""
     return [replace(pair, captions=tuple(prefix + caption for caption in pair.captions)) for pair in pairs]
-
-
-class _Columns(NamedTuple):
-    cells: int
-    filepath: int
-    label: int
-
-
-def _find_columns(table: Path, label_column: str) -> _Columns:
-    header = read_header(table)
-    missing = [column for column in ("filepath", label_column) if column not in header]
-    if missing:
-        listed = ", ".join(filter(None, header)) or "none"
-        raise DataError(f"{table}: has no column {' or '.join(missing)}, but {listed}; compare it with the published one.")
-    return _Columns(len(header), header.index("filepath"), header.index(label_column))
-
-
-def _read_class_names(path: Path) -> tuple[str, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); it must be text in UTF-8 with one class a line.") from error
-    names = tuple(filter(None, map(str.strip, lines)))
-    if not names:
-        raise DataError(f"{path}: holds no class; write one a line, in the order of the labels.")
-    return names
-
-
-def _read_row(line: str, columns: _Columns, root: Path, class_names: Sequence[str]) -> list[tuple[Path, int]]:
-    """Return a row's image with its label, nothing where it has none; a ValueError or csv.Error carries the reason."""
-    cells = next(csv.reader([line], strict=True))
-    if len(cells) != columns.cells:
-        raise ValueError(f"{len(cells)} cells where the first row has {columns.cells}")
-    label = _find_label(cells[columns.label].strip(), class_names)
-    if label is None:
-        return []
-    image = root / relative_key(cells[columns.filepath])
-    if not image.is_file():
-        raise ValueError("no such file")
-    return [(image, label)]
-
-
-def _find_label(text: str, class_names: Sequence[str]) -> int | None:
-    """Return the index of a class, None for a label that is missing; a ValueError carries the reason why it is not known."""
-    if text in class_names:
-        return class_names.index(text)
-    if text.lower() in _NO_LABEL:
-        return None
-    try:
-        number = float(text)  # pandas writes whole numbers as 3.0 where one of them is missing
-    except ValueError:
-        raise ValueError(f"the label {text!a} is not among the class names") from None
-    if not number.is_integer() or not 0 <= number < len(class_names):
-        raise ValueError(f"the label {text} is not the index of one of {len(class_names)} class names")
-    return int(number)

@@ -158,12 +158,13 @@ def weigh(table: pa.Table, rows: Int64[np.ndarray, " chosen"], choice: Choice) -
     if choice.caption_temperature == 1 and choice.balance == "none":
         return None
     weights = np.ones(len(rows), dtype=np.float64)
+    groups = None if choice.balance == "none" else _take(table, rows, choice.balance)
+    which = np.zeros(len(rows), dtype=np.int64) if groups is None else _codes(groups)
     if choice.caption_temperature < 1:
-        which = _codes(_first_captions(table, rows))
-        weights *= np.bincount(which)[which] ** (choice.caption_temperature - 1.0)
-    if choice.balance != "none":
-        groups = _take(table, rows, choice.balance)
-        which = _codes(groups)
+        captions = _codes(_first_captions(table, rows))
+        _, place, count = np.unique(which * (captions.max() + 1) + captions, return_inverse=True, return_counts=True)
+        weights *= count[place] ** (choice.caption_temperature - 1.0)
+    if groups is not None:
         within = weights / np.bincount(which, weights)[which]
         weights = within * balance_weights(groups) * np.bincount(which)[which]
     return weights / weights.sum()

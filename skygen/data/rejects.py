@@ -84,9 +84,11 @@ class Rejects:
             try:
                 with _locked(descriptor):
                     torn = self._read_on(descriptor)
-                    # Reversed, since of several notes on one thing the first counts.
-                    lines = {(e.key, e.part): _to_line(e) for e in reversed(new) if (e.key, e.part) not in self._seen}
-                    _write_all(descriptor, b"\n" * torn + b"".join(reversed(lines.values())))
+                    lines: dict[tuple[str, str | None], bytes] = {}
+                    for entry in new:
+                        if (entry.key, entry.part) not in self._seen:
+                            lines.setdefault((entry.key, entry.part), _to_line(entry))
+                    _write_all(descriptor, b"\n" * torn + b"".join(lines.values()))
                     self._read_on(descriptor)
             finally:
                 os.close(descriptor)

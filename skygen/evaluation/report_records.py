@@ -8,20 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import yaml
 
+from skygen.data.archives import is_there
 from skygen.evaluation.scores import Score, from_metrics
 
 Row = TypeVar("Row")
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
 """What reading a field of a garbled row can raise."""
-MOST_SIMILAR = 100.0
-"""Cosines reach 1, and some tables hold them in percent."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredPair:
-    """A line of ``scores.jsonl``: how well an image and its caption go together, and whether the pair was kept."""
+    """A row of ``scores.parquet``: how well an image and its caption go together, and whether the pair was kept."""
 
     image: str
     caption: str
@@ -59,14 +61,6 @@ class LoggedStep:
     seconds: float
     data_seconds: float
     skipped: bool
-
-
-def parse_pair(row: dict[str, Any]) -> ScoredPair:
-    """Read a line of ``scores.jsonl``."""
-    similarity = float(row["similarity"])
-    if not abs(similarity) <= MOST_SIMILAR:
-        raise ValueError("the similarity is not one")
-    return ScoredPair(_text(row["image"]), _text(row["caption"]), similarity, bool(row["kept"]))
 
 
 def parse_captions(row: dict[str, Any]) -> CaptionedImage:
@@ -185,10 +179,29 @@ class RunRecord:
                 f"{name}: {lines} could not be read and {'was' if bad == 1 else 'were'} left out, the first is line {first}."
             )
 
+    def read_table(self, name: str, columns: tuple[str, ...]) -> pa.Table | None:
+        """Read columns of a Parquet file but the rows that lack one or whose number is not finite; None without the file."""
+        path = self.folder / name
+        if not path.exists():
+            return None
+        try:
+            table = pq.read_table(path, columns=list(columns))
+            if tuple(table.column_names) != columns:
+                raise pa.ArrowInvalid("columns are missing")
+        except (pa.ArrowException, OSError, KeyError) as error:
+            self.notes.append(f"{name} cannot be read ({type(error).__name__}) and was left out.")
+            return None
+        whole = table.drop_null()
+        for column in (whole.column(name) for name in columns if pa.types.is_floating(whole.schema.field(name).type)):
+            whole = whole.filter(pc.is_finite(column))
+        if bad := len(table) - len(whole):
+            self.notes.append(f"{name}: {'1 row is' if bad == 1 else f'{bad} rows are'} incomplete and left out.")
+        return whole
+
     def find_image(self, path: str) -> Path | None:
         """Find an image that a row names: absolute, or relative to the data set, the samples, the run, the folder of work."""
         candidates = [Path(path)] if Path(path).is_absolute() else [root / path for root in self._roots]
-        return next((candidate for candidate in candidates if candidate.is_file()), None)
+        return next((candidate for candidate in candidates if is_there(candidate)), None)
 
     def _find_roots(self) -> list[Path]:
         """List the folders that paths may be relative to, nearest meaning first."""

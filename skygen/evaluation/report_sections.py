@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
 import shlex
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +21,11 @@ from skygen.evaluation.report_records import (
     RunRecord,
     ScoredPair,
     parse_captions,
-    parse_pair,
     parse_pictures,
     parse_step,
 )
 
+SCORES = "scores.parquet"
 PAIRS_SHOWN = 6
 """Of the best pairs, and of the worst."""
 ROWS_SHOWN = 12
@@ -100,27 +98,24 @@ class Provenance:
 
 
 def show_pairs(record: RunRecord) -> PairsSection | None:
-    """Pick the best and the worst pairs of ``scores.jsonl`` in one pass; None where the run has none."""
-    similarities, kept = array("d"), array("b")
-    best: list[tuple[float, int, ScoredPair]] = []
-    worst: list[tuple[float, int, ScoredPair]] = []
-    for number, pair in enumerate(record.read_rows("scores.jsonl", parse_pair)):
-        similarities.append(pair.similarity)
-        kept.append(pair.kept)
-        for heap, key in ((best, pair.similarity), (worst, -pair.similarity)):
-            # the number parts equal similarities, so that pairs themselves are never compared
-            (heapq.heappush if len(heap) < PAIRS_SHOWN else heapq.heappushpop)(heap, (key, -number, pair))
-    if not similarities:
+    """Pick the best and the worst pairs of ``scores.parquet``; None where the run has none."""
+    table = record.read_table(SCORES, ("image", "caption", "similarity", "kept"))
+    if table is None or not len(table):
         return None
-    shown = _show_images(record, "scores.jsonl", [pair for heap in (best, worst) for *_, pair in sorted(heap, reverse=True)])
-    values, stays = np.asarray(similarities), np.asarray(kept, dtype=np.float64)
+    values = table.column("similarity").to_numpy().astype(np.float64)
+    stays = table.column("kept").to_numpy().astype(np.float64)
+    order = np.argsort(-values, kind="stable")
+    count = min(PAIRS_SHOWN, len(order))
+    picked = table.take(np.concatenate([order[:count], order[::-1][:count]]))
+    best_and_worst = [ScoredPair(**row) for row in picked.to_pylist()]
+    shown = _show_images(record, SCORES, best_and_worst)
     return PairsSection(
         run=record.name,
         count=len(values),
         kept=int(stays.sum()),
         histogram=draw_similarities(values, stays, find_threshold(values[stays > 0], values[stays == 0])),
-        best=shown[: len(best)],
-        worst=shown[len(best) :],
+        best=shown[:count],
+        worst=shown[count:],
     )
 
 

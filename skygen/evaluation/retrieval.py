@@ -1,27 +1,40 @@
-"""Image-text retrieval, as SkyScript's evaluation does it.
+"""Image-text retrieval by two protocols, whose figures must not be compared with each other.
 
-Unique images and unique texts; an image's positives are all texts on any of its rows, and the other way round; every query
-ranks the whole gallery. Not to be compared with scripts that rank every repeated caption apart.
+``skyscript``, as SkyScript's evaluation does it: unique images and unique texts; an image's positives are all texts on any of
+its rows, and the other way round; the mean is of recall at 1, 5 and 10, for each direction by itself.
+
+``remoteclip``, as RemoteCLIP's does it (``remoteclip_retrieval.py``, clip_benchmark), and GeoRSCLIP's: every caption is a query
+and a candidate of its own, however often it is repeated; a caption's one positive is the image it was written for; the mean is
+of six recalls. Its scores end in ``_remoteclip``.
+
+In both every query ranks the whole gallery, and of equally near candidates the positives come last. The published scripts
+leave ties to the order of a sort; a caption that was written of several images ties with itself, so that in the second
+protocol this rule is the lower bound of what theirs may print.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import comb
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from skygen.data.benchmarks import RetrievalProtocol
 from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects
-from skygen.evaluation.scores import Score, mean_score
+from skygen.evaluation.intervals import bootstrap_interval
+from skygen.evaluation.scores import SMALLEST_FOR_INTERVAL, Score, mean_score
 from skygen.evaluation.zero_shot import Report, check_finite, embed_readable
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 
 RANKS = (1, 5, 10, 100)
 MEAN_RECALL_RANKS = (1, 5, 10)
+REMOTECLIP = "_remoteclip"
+"""Ending of the scores of its protocol, so that no table or report puts them beside SkyScript's."""
 _BLOCK = 256
 """Queries ranked at a time: 31 MB of similarities to SkyScript's 30,000 test images."""
 
@@ -30,21 +43,46 @@ Positives = Sequence[Int[np.ndarray, " _positives"]]
 would be 900 MB for SkyScript's test pairs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """Which texts belong to which images.
+
+    Args:
+        texts: each one that is a query and a candidate.
+        of_images: for each image the places of its texts.
+        of_texts: for each text the places of its images.
+    """
+
+    texts: list[str]
+    of_images: Positives
+    of_texts: Positives
+
+
 def retrieval_scores(
-    scorer: Scorer, pairs: Sequence[Pair], *, subset: str, seeds: Seeds, rejects: Rejects, report: Report | None = None
+    scorer: Scorer,
+    pairs: Sequence[Pair],
+    *,
+    subset: str,
+    seeds: Seeds,
+    rejects: Rejects,
+    report: Report | None = None,
+    protocol: RetrievalProtocol = "skyscript",
 ) -> list[Score]:
     """Find each image's text among all texts, and each text's image among all images.
 
     Args:
         scorer: the CLIP.
-        pairs: several on one image count as one with the captions of all.
+        pairs: several on one image count as one with the captions of all; for ``remoteclip`` with their repeats
+            (``skygen.data.every_caption``).
         subset: which of the data they are.
         seeds: the run's seeds.
         rejects: where images that cannot be decoded are noted; neither they nor the texts of them alone are ranked.
         report: told of the progress.
+        protocol: see above.
 
     Returns:
-        See ``ranking_scores``: those of ``image_to_text``, then those of ``text_to_image``.
+        See ``ranking_scores``: those of ``image_to_text``, then those of ``text_to_image``; of RemoteCLIP's protocol then
+        also ``mean_recall_remoteclip``.
 
     Raises:
         DataError: no image can be read.
@@ -52,16 +90,20 @@ def retrieval_scores(
     keys, captions = gather_captions(pairs)
     images, read = embed_readable(scorer, [(keys[path], path) for path in captions], rejects, report)
     spoken = list(captions.values())
-    texts, of_images, of_texts = match([spoken[index] for index in read])
+    matches = (match_each if protocol == "remoteclip" else match)([spoken[index] for index in read])
+    texts, columns = find_repeats(matches.texts)
     words, extractor = scorer.embed_texts(texts), f"skyclip:{scorer.name}"
+    image_ranks = first_positive_ranks(images, words, matches.of_images, columns)
+    text_ranks = first_positive_ranks(words[columns], images, matches.of_texts)
+    if protocol == "remoteclip":
+        return remoteclip_scores(image_ranks, text_ranks, matches, subset=subset, extractor=extractor, seeds=seeds)
     scores = []
-    for direction, queries, gallery, positives in (
-        ("image_to_text", images, words, of_images),
-        ("text_to_image", words, images, of_texts),
+    for direction, ranks, positives, gallery in (
+        ("image_to_text", image_ranks, matches.of_images, len(matches.texts)),
+        ("text_to_image", text_ranks, matches.of_texts, len(images)),
     ):
-        ranks = first_positive_ranks(queries, gallery, positives)
         counts = np.asarray([len(own) for own in positives])
-        scores += ranking_scores(direction, ranks, counts, len(gallery), subset=subset, extractor=extractor, seeds=seeds)
+        scores += ranking_scores(direction, ranks, counts, gallery, subset=subset, extractor=extractor, seeds=seeds)
     return scores
 
 
@@ -75,8 +117,8 @@ def gather_captions(pairs: Sequence[Pair]) -> tuple[dict[Path, str], dict[Path, 
     return keys, captions
 
 
-def match(captions: Sequence[Sequence[str]]) -> tuple[list[str], Positives, Positives]:
-    """Find which texts are said of which images.
+def match(captions: Sequence[Sequence[str]]) -> Matches:
+    """Find which texts are said of which images, as SkyScript counts: each text once, positives many-to-many.
 
     Args:
         captions: of each image.
@@ -90,7 +132,34 @@ def match(captions: Sequence[Sequence[str]]) -> tuple[list[str], Positives, Posi
     for image, said in enumerate(of_images):
         for text in said:
             of_texts[text].append(image)
-    return list(place), [np.asarray(said) for said in of_images], [np.asarray(shown) for shown in of_texts]
+    return Matches(list(place), [np.asarray(said) for said in of_images], [np.asarray(shown) for shown in of_texts])
+
+
+def match_each(captions: Sequence[Sequence[str]]) -> Matches:
+    """Find which texts are said of which images, as RemoteCLIP counts: every caption by itself, the repeated ones too.
+
+    Args:
+        captions: of each image.
+
+    Returns:
+        All captions in order, capitalized as RemoteCLIP's script does it (CLIP's own tokenizer makes no difference of it);
+        for each image its own; for each caption the one image that it was written for.
+    """
+    ends = np.cumsum([len(said) for said in captions])
+    of_images = [np.arange(end - len(said), end) for said, end in zip(captions, ends, strict=True)]
+    of_texts = [np.asarray([image]) for image, said in enumerate(captions) for _ in said]
+    return Matches([caption.capitalize() for said in captions for caption in said], of_images, of_texts)
+
+
+def find_repeats(texts: Sequence[str]) -> tuple[list[str], Int[np.ndarray, " texts"]]:
+    """Return the distinct texts, and for each text its place among them.
+
+    A repeated text is compared once and the outcome used again: computed twice, its two similarities may differ in the last
+    bit, and a tie would be none.
+    """
+    place: dict[str, int] = {}
+    columns = np.asarray([place.setdefault(text, len(place)) for text in texts])
+    return list(place), columns
 
 
 def ranking_scores(
@@ -131,12 +200,88 @@ def ranking_scores(
     return scores
 
 
+def remoteclip_scores(
+    image_ranks: Int[np.ndarray, " images"],
+    text_ranks: Int[np.ndarray, " texts"],
+    matches: Matches,
+    *,
+    subset: str,
+    extractor: str,
+    seeds: Seeds,
+) -> list[Score]:
+    """Score both directions by RemoteCLIP's protocol.
+
+    Args:
+        image_ranks: place of each image's best text, from 0.
+        text_ranks: place of each text's image, from 0.
+        matches: which belong together.
+        subset: which of the data they are.
+        extractor: the CLIP, such as ``skyclip:miniature``.
+        seeds: the run's seeds.
+
+    Returns:
+        ``image_to_text_recall_at_k_remoteclip`` and ``text_to_image_recall_at_k_remoteclip`` in [0, 1] for those k of 1, 5
+        and 10 that are smaller than the gallery; with all six, ``mean_recall_remoteclip``, whose count is of images. Beside
+        each the expected value of a random ranking. The intervals resample images, each with all of its captions, since the
+        captions of one image rise and fall together.
+    """
+    captions = np.asarray([len(own) for own in matches.of_images])
+    owners = np.concatenate([np.full(len(own), image) for image, own in enumerate(matches.of_images)])
+    scores: list[Score] = []
+    sums: list[Float[np.ndarray, "images values"]] = []
+    expected: list[float] = []
+    for direction, ranks, positives, gallery in (
+        ("image_to_text", image_ranks, captions, len(matches.texts)),
+        ("text_to_image", text_ranks, np.ones(len(owners), dtype=np.int64), len(captions)),
+    ):
+        sizes = np.ones(len(captions)) if direction == "image_to_text" else captions.astype(np.float64)
+        for k in MEAN_RECALL_RANKS:
+            if k >= gallery:
+                continue
+            found = (ranks < k).astype(np.float64)
+            hits = found if direction == "image_to_text" else np.bincount(owners, found, len(captions))
+            sums.append(np.stack([hits, sizes], axis=1))
+            expected.append(float(random_recall(positives, gallery, k).mean()))
+            name = f"{direction}_recall_at_{k}{REMOTECLIP}"
+            interval = _image_interval(sums[-1:], seeds)
+            scores.append(Score(name, float(found.mean()), len(ranks), interval, "scorer", subset, extractor))
+            scores.append(Score(name, expected[-1], len(ranks), None, "random", subset, extractor))
+    if len(sums) == 2 * len(MEAN_RECALL_RANKS):
+        name, interval = f"mean_recall{REMOTECLIP}", _image_interval(sums, seeds)
+        value = float(np.mean([own[:, 0].sum() / own[:, 1].sum() for own in sums]))
+        scores.append(Score(name, value, len(captions), interval, "scorer", subset, extractor))
+        scores.append(Score(name, float(np.mean(expected)), len(captions), None, "random", subset, extractor))
+    return scores
+
+
+def _image_interval(sums: Sequence[Float[np.ndarray, "images values"]], seeds: Seeds) -> tuple[float, float] | None:
+    """Resample images for the mean of some recalls, each given as hits and queries of every image."""
+    rows = np.concatenate(sums, axis=1)
+    if len(rows) < SMALLEST_FOR_INTERVAL:
+        return None
+
+    def mean_of_recalls(sample: np.ndarray) -> float:
+        totals = sample.sum(axis=0)
+        return float((totals[0::2] / totals[1::2]).mean())
+
+    return bootstrap_interval(rows, seeds=seeds, statistic=mean_of_recalls)
+
+
 def first_positive_ranks(
-    queries: Float[np.ndarray, "queries dimension"], gallery: Float[np.ndarray, "gallery dimension"], positives: Positives
+    queries: Float[np.ndarray, "queries dimension"],
+    gallery: Float[np.ndarray, "distinct dimension"],
+    positives: Positives,
+    columns: Int[np.ndarray, " gallery"] | None = None,
 ) -> Int[np.ndarray, " queries"]:
     """Return the place, from 0, of each query's best positive; of equally near ones, the positive comes last.
 
     A scorer that finds everything equally near thus finds nothing.
+
+    Args:
+        queries: unit vectors.
+        gallery: unit vectors to rank.
+        positives: for each query their places in the gallery; with ``columns``, in it.
+        columns: the row of ``gallery`` that stands at each place, where some stand at several; by default each at its own.
 
     Raises:
         DataError: an embedding is not finite.
@@ -146,10 +291,12 @@ def first_positive_ranks(
     for start in range(0, len(queries), _BLOCK):
         own = positives[start : start + _BLOCK]
         nearness = queries[start : start + _BLOCK] @ gallery.T
-        rows, columns = np.repeat(np.arange(len(own)), [len(places) for places in own]), np.concatenate(own)
+        if columns is not None:
+            nearness = nearness[:, columns]
+        rows, places = np.repeat(np.arange(len(own)), list(map(len, own))), np.concatenate(own)
         best = np.full(len(own), -np.inf, dtype=nearness.dtype)
-        np.maximum.at(best, rows, nearness[rows, columns])
-        nearness[rows, columns] = -np.inf  # a positive stands in no other's way
+        np.maximum.at(best, rows, nearness[rows, places])
+        nearness[rows, places] = -np.inf  # a positive stands in no other's way
         ranks[start : start + _BLOCK] = (nearness >= best[:, None]).sum(axis=1)
     return ranks
 

@@ -17,6 +17,13 @@ from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 
 RANKS = (1, 5)
+SEVEN_SETS = ("aid", "eurosat", "fmow", "millionaid", "patternnet", "nwpu", "rsicb")
+"""Over which SkyScript's paper averages; SkyScript_cls, made as its training data were, is not among them."""
+MEAN_OF_SEVEN = "zero_shot_top_1_mean_of_seven"
+SEVEN = "seven sets"
+"""What the scores of that mean have for a subset."""
+_QUANTILE = 1.959964
+"""Of the normal distribution, for 95 %."""
 Report = Callable[[int, int], None]
 """Told how many images are done, and how many there are."""
 
@@ -72,6 +79,29 @@ def classification_scores(
             scores.append(mean_score(name, found, model="scorer", subset=subset, extractor=extractor, seeds=seeds))
             scores.append(Score(name, rank / classes, count, None, "random", subset, extractor))
     return scores
+
+
+def mean_of_seven(scores: Sequence[Score]) -> list[Score]:
+    """Average top-1 over the seven sets of SkyScript's paper (table 2, "Avg."), each set with the same weight.
+
+    Args:
+        scores: of any benchmarks, among them ``zero_shot_top_1`` of every one of ``SEVEN_SETS``.
+
+    Returns:
+        ``zero_shot_top_1_mean_of_seven`` of the scorer and of a random guess, nothing where a set was not run. Its count is of
+        all images. The interval is the normal one: the sets are independent, and each one's variance is that of a share.
+    """
+    means = []
+    for model in ("scorer", "random"):
+        found = {score.subset: score for score in scores if (score.name, score.model) == ("zero_shot_top_1", model)}
+        if not all(name in found for name in SEVEN_SETS):
+            return []
+        own = [found[name] for name in SEVEN_SETS]
+        value, images = float(np.mean([score.value for score in own])), sum(score.count for score in own)
+        error = float(np.sqrt(sum(score.value * (1 - score.value) / score.count for score in own))) / len(own)
+        interval = (max(0.0, value - _QUANTILE * error), min(1.0, value + _QUANTILE * error)) if model == "scorer" else None
+        means.append(Score(MEAN_OF_SEVEN, value, images, interval, model, SEVEN, own[0].extractor))
+    return means
 
 
 def classifier_weights(

@@ -120,7 +120,7 @@ def test_reasons_are_short_and_say_what_is_wrong(tmp_path: Path) -> None:
         open_image(tmp_path / "absent.jpg")
     with pytest.raises(ImageError, match=r"^not an image in a format read here \(JPEG, PNG, TIFF, WEBP, BMP, GIF\)$"):
         open_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n")
-    with pytest.raises(ImageError, match=r"^damaged or unreadable: "):
+    with pytest.raises(ImageError, match=r"^not a file$"):
         open_image(tmp_path)
 
 

@@ -1,16 +1,33 @@
 """The stream of examples has no state: any process, worker and resume sees the same ones at the same place."""
 
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from skygen.data.images import image_to_tensor, open_image
-from skygen.data.loading import Batch, CaptionSettings, ImageSettings, PairStream, Positions, collate, fingerprint, load_batches
+from skygen.data.loading import (
+    Batch,
+    CaptionSettings,
+    ImageSettings,
+    PairStream,
+    Positions,
+    collate,
+    fingerprint,
+    load_batches,
+    resample_systematically,
+)
 from skygen.data.pair import Pair
-from skygen.data.pairs import read_pairs
+from skygen.data.pairs import PairSettings, read_pairs
 from skygen.data.rejects import Rejects
+from skygen.data.table import PairList
 from skygen.errors import ConfigError
 from skygen.seeding import Seeds
 
@@ -23,7 +40,7 @@ def pairs(world: Path) -> list[Pair]:
 
 
 def stream(
-    pairs: list[Pair], images: ImageSettings = SMALL, captions: CaptionSettings | None = None, seed: int = 1
+    pairs: Sequence[Pair], images: ImageSettings = SMALL, captions: CaptionSettings | None = None, seed: int = 1
 ) -> PairStream:
     return PairStream(pairs, images, captions or CaptionSettings(), Seeds(seed), Rejects(None))
 
@@ -177,3 +194,73 @@ def test_a_fingerprint_tells_keys_captions_and_order(pairs: list[Pair]) -> None:
     changed = [pairs[1:], pairs[::-1], [replace(pairs[0], captions=("other",)), *pairs[1:]], pairs]
     assert len({fingerprint(some) for some in changed}) == 4
     assert fingerprint(list(pairs)) == fingerprint(pairs)
+
+
+def weighted(pairs: list[Pair], root: Path, **choice: Any) -> PairList:
+    chosen = PairSettings(root, split="train", **choice).read(Rejects(None))
+    assert list(chosen) == pairs
+    assert chosen.weights is not None
+    return chosen
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.3, 0.5, 0.999])
+def test_an_item_is_drawn_as_often_as_its_weight_says_rounded(offset: float) -> None:
+    weights = Seeds(5).numpy("weights").exponential(size=500) ** 2
+    weights[[0, 3, 499]] = 0.0
+    drawn = resample_systematically(weights, offset)
+    expected = weights / weights.sum() * 500
+    counts = np.bincount(drawn, minlength=500)
+    assert len(drawn) == 500
+    assert (np.diff(drawn) >= 0).all()
+    assert ((counts >= np.floor(expected - 1e-9)) & (counts <= np.ceil(expected + 1e-9))).all()
+    assert counts[0] == counts[3] == counts[499] == 0
+
+
+def test_over_all_offsets_each_item_comes_as_often_as_its_weight_says() -> None:
+    """The mean over 1,000 evenly spaced offsets is within 1 / 1,000 of the expectation."""
+    weights = Seeds(6).numpy("weights").random(40)
+    offsets = (np.arange(1000) + 0.5) / 1000
+    counts = np.array([np.bincount(resample_systematically(weights, float(offset)), minlength=40) for offset in offsets])
+    np.testing.assert_allclose(counts.mean(0), weights / weights.sum() * 40, atol=0.001)
+
+
+def test_equal_weights_draw_each_item_once() -> None:
+    for count in (1, 7, 1000, 99_991):
+        assert resample_systematically(np.full(count, 1 / count), 0.7).tolist() == list(range(count))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning")
+def test_weighted_draws_are_the_same_for_any_workers_and_after_a_resume(pairs: list[Pair], world: Path) -> None:
+    chosen = weighted(pairs, world, balance="source", caption_temperature=0.5)
+    loaded = [list(load_batches(stream(chosen), Positions(0, 24, 5), workers)) for workers in (0, 1, 4)]
+    assert [len(batches) for batches in loaded] == [24, 24, 24]
+    assert all(same(one, other) for batches in loaded[1:] for one, other in zip(loaded[0], batches, strict=True))
+    resumed = list(load_batches(stream(chosen), Positions(17, 24, 5)))
+    assert len(resumed) == 7
+    assert all(same(one, other) for one, other in zip(loaded[0][17:], resumed, strict=True))
+    ranks = [list(load_batches(stream(chosen), Positions(0, 6, 2, rank, processes=2))) for rank in range(2)]
+    together = [collate_batches(parts) for parts in zip(*ranks, strict=True)]
+    whole = list(load_batches(stream(chosen), Positions(0, 6, 4)))
+    assert all(same(one, many) for one, many in zip(whole, together, strict=True))
+
+
+def test_a_balanced_stream_shows_each_source_equally_often(pairs: list[Pair], world: Path) -> None:
+    """To within one draw for each pair, in every round."""
+    chosen = weighted(pairs, world, balance="source")
+    sources = {pair.key: pair.source for pair in chosen}
+    seen = keys(list(load_batches(stream(chosen), Positions(0, len(chosen), 1))))
+    drawn, listed = Counter(sources[key] for key in seen), Counter(sources.values())
+    assert len(seen) == len(chosen)
+    assert len(listed) > 3
+    assert max(listed.values()) > 2 * min(listed.values())
+    assert all(abs(drawn[source] - len(chosen) / len(listed)) <= 1 for source in listed)
+    assert seen != sorted(seen)
+    assert fingerprint(chosen) != fingerprint(pairs)
+
+
+def test_a_list_of_pairs_gives_the_stream_that_its_pairs_give(pairs: list[Pair], world: Path) -> None:
+    chosen = PairSettings(world, split="train").read(Rejects(None))
+    assert chosen.weights is None
+    batches = [list(load_batches(stream(some), Positions(0, 3, 8))) for some in (pairs, chosen)]
+    assert all(same(one, other) for one, other in zip(*batches, strict=True))
+    assert fingerprint(chosen) == fingerprint(pairs)

@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from skygen.data.rejects import Rejects
+from skygen.data.rejects import Reject, Rejects, read_rejects, write_rejects
 from skygen.errors import DataError, StorageError
 
 
@@ -106,3 +107,55 @@ def test_what_another_process_notes_counts(tmp_path: Path) -> None:
     assert own.count == 0
     with pytest.raises(DataError, match=r"1 of 10 rows or images cannot be used"):
         own.check(10, 0.05)
+
+
+def test_many_are_noted_at_once_and_the_first_note_on_a_thing_counts(tmp_path: Path) -> None:
+    entries = [
+        Reject("a", "first", "here"),
+        Reject("b", "bad", "here"),
+        Reject("a", "second", "there"),
+        Reject("a", "c", "d", "caption 1"),
+    ]
+    path = tmp_path / "run" / "rejects.jsonl"
+    on_disk, in_memory = Rejects(path), Rejects(None)
+    for ledger in (on_disk, in_memory):
+        ledger.add_all(iter(entries))
+        ledger.add_all(entries)
+        ledger.add_all([])
+        assert (ledger.count, ledger.first_reason) == (2, "first")
+    assert [(line["key"], line["reason"]) for line in lines(path)] == [("a", "first"), ("b", "bad"), ("a", "c")]
+    assert list(read_rejects(path)) == [entries[0], entries[1], entries[3]]
+
+
+def test_nothing_to_note_makes_no_file(tmp_path: Path) -> None:
+    Rejects(tmp_path / "rejects.jsonl").add_all([])
+    assert not (tmp_path / "rejects.jsonl").exists()
+
+
+def test_a_ledger_is_written_whole_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "rejects.jsonl"
+    path.write_text("what was there before")
+    entries = [Reject("a\udcff.jpg", "grün", "here\nand there"), Reject("b", "bad", "x", "meta")]
+    write_rejects(path, iter(entries))
+    assert list(read_rejects(path)) == entries
+    assert Rejects(path).count == 1
+
+    def broken() -> Iterator[Reject]:
+        yield Reject("c", "bad", "here")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError):
+        write_rejects(path, broken())
+    assert list(read_rejects(path)) == entries
+    write_rejects(path, [])
+    assert list(read_rejects(path)) == []
+
+
+def test_lines_that_are_no_entries_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "rejects.jsonl"
+    write_rejects(path, [Reject("a", "bad", "here")])
+    with path.open("ab") as file:
+        file.write(b'\n[1]\n{"key": "b"}\n\xff\xfe\nnull\n{"key": "c", "reason": "bad", "where": "here"}\n{"key": "d", "rea')
+    assert [entry.key for entry in read_rejects(path)] == ["a", "c"]
+    with pytest.raises(StorageError, match=r"the ledger of bad data .*absent\.jsonl cannot be written or read: No such file"):
+        list(read_rejects(tmp_path / "absent.jsonl"))

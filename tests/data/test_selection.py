@@ -5,27 +5,47 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skygen.data.selection import keep_threshold
+from skygen.data.selection import check_rule, keep_rows
 from skygen.errors import ConfigError
 
 
-def test_a_share_is_of_all_pairs() -> None:
-    similarity = np.arange(100, dtype=np.float32)
-    assert (similarity >= keep_threshold(similarity, "top_30_percent")).sum() == 30
-    assert (similarity >= keep_threshold(similarity, "top_100_percent")).sum() == 100
-    assert (similarity >= keep_threshold(similarity, "top_0.1_percent")).sum() == 1
+def kept(similarity: list[float], keep: str, keys: list[str] | None = None, classes: list[str] | None = None) -> list[int]:
+    count = len(similarity)
+    names = np.array(keys or [f"{number:03d}" for number in range(count)])
+    mask = keep_rows(np.asarray(similarity, dtype=np.float64), names, np.array(classes or [""] * count), keep)
+    return np.flatnonzero(mask).tolist()
 
 
-def test_pairs_that_tie_with_the_last_one_stay() -> None:
-    similarity = np.array([0.1, 0.2, 0.2, 0.2, 0.3], dtype=np.float32)
-    assert (similarity >= keep_threshold(similarity, "top_40_percent")).sum() == 4
+def test_a_share_is_of_all_pairs_and_exact() -> None:
+    similarity = [float(value) for value in range(100)]
+    assert kept(similarity, "top_30_percent") == list(range(70, 100))
+    assert kept(similarity, "top_100_percent") == list(range(100))
+    assert kept(similarity, "top_0.1_percent") == [99]
+
+
+def test_of_pairs_that_tie_the_earlier_key_is_kept() -> None:
+    similarity = [0.1, 0.2, 0.2, 0.2, 0.3]
+    assert kept(similarity, "top_40_percent") == [1, 4]
+    assert kept(similarity, "top_40_percent", keys=["a", "d", "c", "b", "e"]) == [3, 4]
+
+
+def test_a_share_of_each_class_leaves_no_class_empty() -> None:
+    similarity = [0.9, 0.8, 0.7, 0.6, 0.1, 0.2, 0.3, 0.05]
+    classes = ["pier"] * 4 + ["dam"] * 3 + [""]
+    assert kept(similarity, "top_50_percent_per_class", classes=classes) == [0, 1, 5, 6, 7]
+    assert kept(similarity, "top_1_percent_per_class", classes=classes) == [0, 6, 7]
+    assert kept(similarity, "top_50_percent", classes=classes) == [0, 1, 2, 3]
 
 
 def test_a_number_is_the_threshold_itself() -> None:
-    assert keep_threshold(np.zeros(3, dtype=np.float32), "0.25") == 0.25
+    assert kept([0.2, 0.25, 0.3], "0.25") == [1, 2]
 
 
-@pytest.mark.parametrize("keep", ["best", "top_0_percent", "top_101_percent", "top_30"])
+def test_nothing_is_kept_of_nothing() -> None:
+    assert kept([], "top_30_percent") == kept([], "0.5") == []
+
+
+@pytest.mark.parametrize("keep", ["best", "top_0_percent", "top_101_percent", "top_30", "top_30_percent_per_source"])
 def test_any_other_rule_is_refused(keep: str) -> None:
-    with pytest.raises(ConfigError, match=r"give top_N_percent, N in \(0, 100\], or a least similarity"):
-        keep_threshold(np.zeros(3, dtype=np.float32), keep)
+    with pytest.raises(ConfigError, match=r"give top_N_percent or top_N_percent_per_class, N in \(0, 100\], or a least simi"):
+        check_rule(keep)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -91,7 +93,7 @@ def runs(tmp_path: Path, data: Path) -> list[Path]:
         for i in range(16)
     ]
     pairs[15]["caption"] = ATTACK
-    write_lines(score / "scores.jsonl", pairs)
+    pq.write_table(pa.Table.from_pylist(pairs), score / "scores.parquet")
     write_lines(train / "log.jsonl", [log_line(step, 3.0 - step / 20) for step in range(1, 31)])
     said = {"tuned": "a tuned caption", "base": ATTACK, "constant": "always this", "class_mode": "a court"}
     rows = [{"key": "k", "image": str(data / "images/3.png"), "references": ["a reference", "a second"], "captions": said}]
@@ -195,10 +197,9 @@ def test_a_relative_data_set_is_found_from_the_folder_the_run_was_made_in(runs: 
 
 def test_damage_costs_a_note_and_not_the_page(runs: list[Path], tmp_path: Path) -> None:
     score, train, captions, images = runs
-    lines = (score / "scores.jsonl").read_text().splitlines()
-    lines[3] = '{"key": "3", "image": "images/3.png", "caption": 12, "similarity": "high", "kept": true}'
-    lines[5:7] = ["[1, 2", '"only text"']
-    (score / "scores.jsonl").write_text("\n".join(lines))
+    rows = pq.read_table(score / "scores.parquet").to_pylist()
+    rows[3]["similarity"], rows[5]["caption"], rows[6]["similarity"] = float("nan"), None, float("inf")
+    pq.write_table(pa.Table.from_pylist(rows), score / "scores.parquet")
     (tmp_path / "data" / "images" / "15.png").write_bytes(b"no image")
     (train / "log.jsonl").write_bytes(b"\x00\xff\xfe\n" + json.dumps(log_line(1, float("nan"))).encode())
     (train / "config.yaml").write_text("run: [")
@@ -210,8 +211,8 @@ def test_damage_costs_a_note_and_not_the_page(runs: list[Path], tmp_path: Path) 
     _, page = read_page([*runs, tmp_path / "runs" / "gone"], tmp_path / "report.html")
     assert [note for note in page.text.split("Left out of this page")[1:]]
     for note in (
-        "score: scores.jsonl: 3 lines could not be read and were left out, the first is line 4.",
-        "score: scores.jsonl: 1 image is missing or damaged, such as 'images/15.png'.",
+        "score: scores.parquet: 3 rows are incomplete and left out.",
+        "score: scores.parquet: 1 image is missing or damaged, such as 'images/15.png'.",
         "train: log.jsonl: 1 line could not be read and was left out, the first is line 1.",
         "train: config.yaml does not hold a mapping and was left out.",
         "captions: metrics.json is not laid out as skygen writes it and was left out.",

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from skygen.data.images import open_image
@@ -58,7 +59,7 @@ def test_pairs_are_scored_and_a_bad_image_is_noted_not_lost(damaged: Path, skycl
     assert read_json(tmp_path / "scores" / "run_status.json")["state"] == "failed"
     recipe("score_pairs", *words, "--pairs.max_bad_fraction", "0.1")
     run = tmp_path / "scores"
-    rejects, scores = read_lines(run / "rejects.jsonl"), read_lines(run / "scores.jsonl")
+    rejects, scores = read_lines(run / "rejects.jsonl"), pq.read_table(run / "scores.parquet").to_pylist()
     assert len(rejects) == 1 and len(scores) == 47
     assert rejects[0]["key"] not in {row["key"] for row in scores}
     kept = [row for row in scores if row["kept"]]
