@@ -19,7 +19,7 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from skygen.data.export import write_csv
+from skygen.data.exports.export import write_csv
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.data.selection import check_rule, keep_rows

@@ -65,8 +65,8 @@ def download(
         dry_run: only say what would be fetched, how large it is, and where it would go.
         verify: read also what is there already, and compare it with what it was when it came.
     """
-    from skygen.data.download_plan import format_plan, plan
-    from skygen.data.downloads import download as fetch
+    from skygen.data.downloads.job import download as fetch
+    from skygen.data.downloads.plan import format_plan, plan
 
     items = plan(names, folder)
     if dry_run:
@@ -182,8 +182,8 @@ def audit(
     """
     from skygen.data.pairs import PairSettings
     from skygen.data.rejects import Rejects
-    from skygen.evaluation.audit import audit as count
-    from skygen.evaluation.audit_page import write_audit
+    from skygen.evaluation.audits.audit import audit as count
+    from skygen.evaluation.audits.page import write_audit
 
     audits = []
     for number, folder in enumerate(folders):
@@ -228,7 +228,7 @@ def _describe(layout: Layout, whole: Index) -> str:
 
 
 def _write_out(pairs: PairList, output: Path, form: Form) -> str:
-    from skygen.data.export import export
+    from skygen.data.exports.export import export
     from skygen.data.rejects import Rejects
 
     with showing("pairs") as progress:

@@ -84,13 +84,16 @@ def split_at_archive(path: Path) -> tuple[Path, str] | None:
 def _read_through(path: Path) -> bytes:
     file, ending, row = os.fspath(path).rpartition(".parquet/")
     if ending and row.isdecimal() and _is_archive(f"{file}.parquet"):
-        from skygen.data.parquet_images import read_parquet_image
+        from skygen.data.formats.parquet_images import read_parquet_image
 
         return read_parquet_image(Path(f"{file}.parquet"), int(row))
     place = _split_quickly(os.fspath(path))
-    if place is None:
-        raise FileNotFoundError(path)
-    return open_archive(place[0]).read(place[1])
+    if place is not None:
+        return open_archive(place[0]).read(place[1])
+    folder = path.parent
+    if _is_archive(f"{folder}.zip"):  # a folder that was not wholly unpacked, beside the archive it is unpacked from
+        return open_archive(f"{folder}.zip").read(f"{folder.name}/{path.name}")
+    raise FileNotFoundError(path)
 
 
 def _split_quickly(path: str) -> tuple[str, str] | None:

@@ -15,8 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from skygen.data.balance import balance_weights
 from skygen.data.expressions import Expression, parse_expression
 from skygen.data.pair import name_split, to_words
-from skygen.data.spatial_split import split_by_cell
-from skygen.data.table import SCHEMA, take_rows
+from skygen.data.table import take_rows
 from skygen.errors import ConfigError
 from skygen.seeding import Seeds
 
@@ -168,14 +167,6 @@ def weigh(table: pa.Table, rows: Int64[np.ndarray, " chosen"], choice: Choice) -
         within = weights / np.bincount(which, weights)[which]
         weights = within * balance_weights(groups) * np.bincount(which)[which]
     return weights / weights.sum()
-
-
-def assign_cells(table: pa.Table, choice: Choice) -> pa.Table:
-    """Put each pair on the side of its place on the ground, where that is asked for."""
-    if choice.split_by == "list":
-        return table
-    splits = split_by_cell(table, choice.cell_degrees)
-    return table.set_column(table.schema.get_field_index("split"), SCHEMA.field("split"), splits)
 
 
 def _cap(rows: Int64[np.ndarray, " n"], table: pa.Table, most: int) -> Int64[np.ndarray, " k"]:

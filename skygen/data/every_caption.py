@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from skygen.data.imagefolder import METADATA
+from skygen.data.formats.imagefolder import METADATA
 from skygen.data.layouts import find_layout
 from skygen.data.pair import CLASS_TEMPLATE, Pair
 from skygen.data.rejects import Rejects
@@ -61,25 +61,27 @@ def _repeat(pair: Pair, written: dict[str, list[str]]) -> tuple[str, ...]:
     parts = pair.key.split("/")
     names = ("/".join(parts[start:]) for start in range(len(parts)))  # a caption file does not say in which folder it lies
     texts = next((written[name] for name in names if name in written), [])
-    kept = tuple(text for text in texts if text in pair.captions)
+    by_words = {" ".join(caption.split()): caption for caption in pair.captions}  # readers differ in what they do to a tab
+    own = (text.strip() if text.strip() in pair.captions else by_words.get(" ".join(text.split())) for text in texts)
+    kept = tuple(caption for caption in own if caption is not None)
     return kept if set(kept) == set(pair.captions) else pair.captions
 
 
 def _read_texts(path: Path, root: Path, caption_column: str | None) -> Iterator[tuple[str, list[str]]]:
-    """Yield each image's name and its texts, trimmed; what is not of the form was noted when the pairs were read."""
+    """Yield each image's name and its texts; what is not of the form was noted when the pairs were read."""
     if path.name == METADATA:
         prefix = path.parent.relative_to(root).as_posix()
         for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
             row = _parse(line)
             texts = next((row[name] for name in _names(caption_column) if row.get(name) is not None), None)
             if isinstance(row.get("file_name"), str) and isinstance(texts, list):
-                yield ("" if prefix == "." else f"{prefix}/") + row["file_name"], _trim(texts)
+                yield ("" if prefix == "." else f"{prefix}/") + row["file_name"], _keep_texts(texts)
         return
     content = _parse(path.read_text(encoding="utf-8-sig", errors="replace"))
     for images in (list_ for list_ in content.values() if isinstance(list_, list)):  # one list, or one a class
         for row in images:
             if isinstance(row, dict) and isinstance(row.get("filename"), str):
-                yield row["filename"], _trim(_sentences(row, caption_column))
+                yield row["filename"], _keep_texts(_sentences(row, caption_column))
 
 
 def _names(caption_column: str | None) -> tuple[str, ...]:
@@ -108,5 +110,5 @@ def _sentence(sentence: dict[str, Any], caption_column: str | None) -> object:
     return raw
 
 
-def _trim(texts: Iterable[object]) -> list[str]:
-    return [text.strip() if text.strip().isprintable() else " ".join(text.split()) for text in texts if isinstance(text, str)]
+def _keep_texts(values: Iterable[object]) -> list[str]:
+    return [value for value in values if isinstance(value, str)]

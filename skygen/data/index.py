@@ -23,11 +23,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from skygen.data.archives import close_archives
+from skygen.data.formats.pair_csv import CAPTION_COLUMNS
 from skygen.data.joining import Joining, KeyIndex, find_joining, row_reader
 from skygen.data.layouts import Layout
-from skygen.data.meta_columns import add_countries, add_metas
-from skygen.data.pair_csv import CAPTION_COLUMNS
+from skygen.data.metas.columns import add_countries, add_metas
 from skygen.data.rejects import Rejects
+from skygen.data.spatial_split import assign_cells
 from skygen.data.table import CAPTIONS_OF, KEY_HASH, SCHEMA, PairTable, hash_keys
 from skygen.errors import DataError
 from skygen.storage import cache_folders, writing
@@ -109,7 +110,7 @@ def map_table(path: Path) -> pa.Table:
     return _mapped(path, path.stat().st_mtime_ns)
 
 
-def map_pairs(root: Path, path: Path, caption_column: str | None) -> PairTable:
+def map_pairs(root: Path, path: Path, caption_column: str | None, cell_degrees: float | None = None) -> PairTable:
     """Map an index that another process has found."""
     table = choose_captions(map_table(path), caption_column)
     if table is None:
@@ -118,7 +119,8 @@ def map_pairs(root: Path, path: Path, caption_column: str | None) -> PairTable:
     if findings is not None:
         for name in findings.column_names:
             table = table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), findings.column(name))
-    return PairTable(root, table, path, caption_column)
+    part = PairTable(root, table, path, caption_column)
+    return part if cell_degrees is None else assign_cells(part, cell_degrees)
 
 
 def read_findings(path: Path) -> pa.Table | None:

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int64
 
-from skygen.data.choosing import Balance, Choice, assign_cells, choose_rows, require_columns, weigh
+from skygen.data.choosing import Balance, Choice, choose_rows, require_columns, weigh
 from skygen.data.index import Index, open_index, read_whole
 from skygen.data.layouts import Layout, find_layout
 from skygen.data.pair import CLASS_TEMPLATE, Pair
 from skygen.data.rejects import Reject, Rejects, read_rejects
 from skygen.data.skyscript import has_part, locate_image
+from skygen.data.spatial_split import assign_cells
 from skygen.data.table import PairList, PairTable, take_rows
 from skygen.errors import DataError
 
@@ -163,18 +164,20 @@ def _read(layout: Layout, caption_column: str | None, choice: Choice, rejects: R
         if index.counts.rows >= MANY_ROWS:
             _LOG.info(f"{layout.root}: read {index.counts.rows:,} rows; after `skygen index {layout.root}` this takes no time")
     elif index.ledger is not None:
-        rejects.add_all(read_rejects(index.ledger))
+        rejects.add_all(entry for entry in read_rejects(index.ledger) if entry.part is None)  # the others cost no pair
     usable, unusable = _leave_out_unusable(index, rejects)
-    table, counts = assign_cells(index.table.table, choice), index.counts
+    part, counts = index.table, index.counts
+    if choice.split_by == "cell":
+        part = assign_cells(part, choice.cell_degrees)
     if not usable.any():
         why = f"none of its {counts.rows} rows can be used; the first: {rejects.first_reason}"
         raise DataError(f"{layout.root} has no pairs: {why if counts.rows else 'its list has no row below the column names'}")
-    require_columns(choice, table)
-    rows = choose_rows(table, usable, choice, spread=not layout.is_list)
+    require_columns(choice, part.table)
+    rows = choose_rows(part.table, usable, choice, spread=not layout.is_list)
     if not len(rows):
-        raise DataError(f"no pair of {layout.root} is selected: {choice.describe_lack(table)}; change or leave out the filter")
-    part = index.table if table is index.table.table else replace(index.table, table=table, path=None)
-    return PairList([part], rows, weigh(table, rows, choice)), counts.rows, counts.bad + unusable
+        lack = choice.describe_lack(part.table)
+        raise DataError(f"no pair of {layout.root} is selected: {lack}; change or leave out the filter")
+    return PairList([part], rows, weigh(part.table, rows, choice)), counts.rows, counts.bad + unusable
 
 
 def _limit_reached(layout: Layout, choice: Choice) -> _Counter | None:

@@ -6,11 +6,21 @@ model. The split of a cell depends on its place alone, so data sets that are spl
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
 from skygen.data.pair import hash_split
+from skygen.data.table import SCHEMA, PairTable
+
+
+def assign_cells(part: PairTable, cell_degrees: float) -> PairTable:
+    """Put each pair of a table on the side of its place on the ground, whatever its list says."""
+    splits = split_by_cell(part.table, cell_degrees)
+    table = part.table.set_column(part.table.schema.get_field_index("split"), SCHEMA.field("split"), splits)
+    return replace(part, table=table, cell_degrees=cell_degrees)
 
 
 def split_by_cell(table: pa.Table, cell_degrees: float) -> pa.Array:

@@ -78,12 +78,14 @@ class PairTable:
         path: of the index that ``table`` is mapped from, which another process then maps instead of receiving a copy; None
             for a table in memory.
         caption_column: of the index, that ``captions`` are.
+        cell_degrees: side of the cells that say which split a pair is in; None where the list says it.
     """
 
     root: Path
     table: pa.Table
     path: Path | None = None
     caption_column: str | None = None
+    cell_degrees: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Hand a mapped table to another process by its name."""
@@ -91,7 +93,7 @@ class PairTable:
             return PairTable, (self.root, self.table)
         from skygen.data.index import map_pairs
 
-        return map_pairs, (self.root, self.path, self.caption_column)
+        return map_pairs, (self.root, self.path, self.caption_column, self.cell_degrees)
 
 
 @final

@@ -26,7 +26,7 @@ _SLACK = 1e-9
 IN_SAMPLE = " (in-sample)"
 """Ending of the subset of a score on data that the scorer was trained on."""
 _SAME_DATA = {
-    "ucm": "ucmcaptions", "resisc45": "nwpu", "nwpuresisc45": "nwpu", "rsicb256": "rsicb", "rsicb128": "rsicb",
+    "eurosatrgb": "eurosat", "ucm": "ucmcaptions", "resisc45": "nwpu", "nwpuresisc45": "nwpu", "rsicb256": "rsicb", "rsicb128": "rsicb",
 }  # fmt: skip
 """Other names of a set, letters and digits alone."""
 

@@ -117,7 +117,7 @@ def _georsclip(
     return Backbone(
         architecture, quick_gelu, trained_on=_RS5M + also, repository="Zilun/GeoRSCLIP",
         file=f"ckpt/RS5M_{architecture}{ending}.pt", image_size=336 if architecture.endswith("-336") else 224,
-        licence="cc-by-4.0", certain=certain, sha256=sha256,
+        licence="cc", certain=certain, sha256=sha256,
     )  # fmt: skip
 
 
@@ -156,7 +156,9 @@ def _openai(architecture: str, repository: str, image_size: int = 224) -> Backbo
     )  # fmt: skip
 
 
-def _laion2b(architecture: str, tag: str, repository: str, preprocessing: Preprocessing = Preprocessing()) -> Backbone:  # frozen
+def _laion2b(
+    architecture: str, tag: str, repository: str, preprocessing: Preprocessing = Preprocessing()
+) -> Backbone:  # frozen
     return Backbone(
         architecture, False, trained_on=("LAION-2B",), repository=repository, tag=tag, preprocessing=preprocessing,
         licence="mit",

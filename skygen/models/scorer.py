@@ -13,12 +13,8 @@ from jaxtyping import Float
 from PIL import Image
 
 from skygen.data.images import open_image
-from skygen.errors import UnavailableError
-from skygen.models.backbones import BACKBONES, Backbone
-from skygen.models.weights import locate, read_state_dict, reading_weights
-from skygen.storage import skygen_home
+from skygen.models.scorer_loading import CONFIG, find_source, load_source
 
-CONFIG = "open_clip_config.json"
 Picture = Path | str | Image.Image
 
 
@@ -27,7 +23,12 @@ class ScorerSettings:
     """Which CLIP judges."""
 
     name: str = "miniature"
-    """``miniature``, a name of ``skygen.models.backbones``, or a folder or hub id with ``open_clip_config.json``."""
+    """`miniature`; a name of `skygen.models.backbones`, such as `remoteclip-vit-b32`; a checkpoint file (.pt, .safetensors or
+    .zip); `open_clip:ARCHITECTURE/TAG` or `open_clip:ARCHITECTURE/PATH`, such as `open_clip:ViT-B-32-quickgelu/openai`; or a
+    folder or hub id with `open_clip_config.json`."""
+    architecture: str | None = None
+    """Of a checkpoint file that is not called as it was published: open_clip's name of its network, with `-quickgelu` where
+    it was trained with OpenAI's activation, which its weights do not show."""
     batch_size: int = 64
     """Images or texts embedded at a time."""
 
@@ -65,21 +66,27 @@ class Scorer:
         self.batch_size = batch_size
 
     @classmethod
-    def load(cls, name: str = "miniature", *, device: str = "cpu", batch_size: int = 64) -> Scorer:
+    def load(
+        cls, name: str = "miniature", *, device: str = "cpu", batch_size: int = 64, architecture: str | None = None
+    ) -> Scorer:
         """Load a CLIP by name.
 
         Args:
-            name: ``miniature``, a key of ``BACKBONES``, or a folder or Hugging Face hub id in open_clip's own layout
-                (``open_clip_config.json``, weights, tokenizer).
+            name: ``miniature``; a key of ``BACKBONES``; the path of a checkpoint file, or the stem of one among the checkpoints
+                of ``skygen_home``; ``open_clip:ARCHITECTURE/TAG`` or ``open_clip:ARCHITECTURE/PATH``; or a folder or Hugging
+                Face hub id in open_clip's own layout (``open_clip_config.json``, weights, tokenizer).
             device: where it computes.
             batch_size: images or texts embedded at a time.
+            architecture: open_clip's name of the network in a checkpoint file that is not called as it was published; given
+                with a key of ``BACKBONES``, it overrules that row's network and activation.
 
         Raises:
-            UnavailableError: its weights are not here; the sentence says what to download and where to put it.
+            UnavailableError: its weights are not here, are damaged, or are another network's; the sentence says what to do.
+            StorageError: there is no room to unpack a compressed archive.
         """
-        if name in BACKBONES:
-            return cls(name, *_load_published(BACKBONES[name], device), BACKBONES[name].trained_on, batch_size)
-        return cls(name, *_load_own_layout(_locate(name), device), (), batch_size)
+        source = find_source(name, architecture)
+        trained_on = source.backbone.trained_on if source.backbone else ()
+        return cls(name, *load_source(source, device), trained_on, batch_size)
 
     def save(self, folder: Path) -> None:
         """Write the model to a folder that ``load`` takes: open_clip's own layout, whatever it was loaded from."""
@@ -144,76 +151,14 @@ class Scorer:
         return np.concatenate(chunks) if chunks else np.empty((0, 0), dtype=np.float32)
 
 
-def require(name: str) -> None:
+def require(name: str, architecture: str | None = None) -> None:
     """Check that a scorer's weights are here, without loading anything.
+
+    Args:
+        name: as ``Scorer.load`` takes it.
+        architecture: as ``Scorer.load`` takes it.
 
     Raises:
         UnavailableError: they are not.
     """
-    if name in BACKBONES:
-        _find_published(BACKBONES[name])
-    else:
-        _locate(name)
-
-
-def _locate(name: str) -> str:
-    if name != "miniature" and not Path(name).is_dir() and name.count("/") != 1:
-        raise UnavailableError(
-            f"--scorer.name {name}: not a scorer that skygen knows, not a folder, and not an id on the Hugging Face hub; the "
-            f"known names are miniature, {', '.join(BACKBONES)}."
-        )
-    return locate(name, "skyclip", CONFIG)
-
-
-Loaded = tuple[Any, Callable[[Image.Image], Any], Callable[[list[str]], Any], Mapping[str, Any]]
-
-
-def _load_own_layout(place: str, device: str) -> Loaded:
-    """Load a folder or hub id that brings its own ``open_clip_config.json``."""
-    import open_clip
-    from huggingface_hub import hf_hub_download
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
-    is_folder = Path(place).is_dir()
-    schema = f"local-dir:{place}" if is_folder else f"hf-hub:{place}"
-    with reading_weights(place):
-        config = json.loads(Path(f"{place}/{CONFIG}" if is_folder else hf_hub_download(place, CONFIG)).read_text("utf-8"))
-        try:  # without require_pretrained, a folder that lacks its weights would become a CLIP of random ones
-            model = open_clip.create_model(schema, device=device, require_pretrained=True)
-        except RuntimeError as error:
-            raise UnavailableError(
-                f"{place}: its weights are missing or do not fit its {CONFIG}; copy the whole model again."
-            ) from error
-        tokenize = open_clip.get_tokenizer(schema)
-    preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
-    return model, preprocess, tokenize, config
-
-
-def _find_published(backbone: Backbone) -> Path:
-    """Find a downloaded checkpoint: converted, unpacked, or as the zip it came in."""
-    folder = skygen_home() / "checkpoints"
-    candidates = (f"{backbone.archive}.safetensors", f"{backbone.archive}/epoch_20.pt", f"{backbone.archive}.zip")
-    for candidate in candidates:
-        if (folder / candidate).is_file():
-            return folder / candidate
-    raise UnavailableError(
-        f"{backbone.archive}: its weights are not here; download {backbone.url} and put it at "
-        f"{folder / backbone.archive}.zip, or the file inside it at {folder / backbone.archive}/epoch_20.pt."
-    )
-
-
-def _load_published(backbone: Backbone, device: str) -> Loaded:
-    path = _find_published(backbone)
-    import open_clip
-
-    model, _, preprocess = open_clip.create_model_and_transforms(
-        backbone.architecture, pretrained=None, force_quick_gelu=backbone.quick_gelu, device=device
-    )
-    try:
-        model.load_state_dict(read_state_dict(path), strict=True)
-    except RuntimeError as error:
-        raise UnavailableError(f"{path}: does not hold a {backbone.architecture}; is it another model's file?") from error
-    network = open_clip.get_model_config(backbone.architecture) or {}
-    preprocessing = {name: model.visual.preprocess_cfg[name] for name in ("mean", "std", "interpolation", "resize_mode")}
-    config = {"model_cfg": network | {"quick_gelu": backbone.quick_gelu}, "preprocess_cfg": preprocessing}
-    return model, preprocess, open_clip.get_tokenizer(backbone.architecture), config
+    find_source(name, architecture)

@@ -6,7 +6,9 @@ torch or diffusers are loaded.
 
 from __future__ import annotations
 
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +16,8 @@ from errno import ENOENT
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from skygen.errors import UnavailableError
+from skygen.errors import StorageError, UnavailableError
+from skygen.models.checkpoint_files import is_plain, open_archived, recognize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +58,7 @@ def locate(name: str, part: str, index_file: str) -> str:
             f"{folder}: no {index_file} there, so this is no {part.replace('_', ' ')}; give a folder "
             "saved by save_pretrained, an id on the Hugging Face hub, or `miniature`."
         )
-    if _is_cached(name, index_file) or _hub_answers():
+    if find_cached(name, index_file) or hub_answers():
         return name
     raise UnavailableError(
         f"{name}: not in the Hugging Face cache and the hub cannot be reached; where it can, run `hf download {name}`, then "
@@ -91,52 +94,67 @@ def hide_loading_bars() -> None:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a published checkpoint: safetensors, ``.pt``, or a zip with exactly one ``.pt``.
+    """Read a published checkpoint: safetensors, ``.pt``, or a zip with exactly one ``.pt``, whatever it is called.
 
     The optimizer beside the weights is dropped, and the ``module.`` that data-parallel training leaves before every name.
     Nothing but tensors and numpy scalars is ever unpickled (SkyCLIP's files hold a numpy scalar in the optimizer's state).
 
-    Raises:
-        UnavailableError: the file is not such a checkpoint.
-    """
-    import torch
-    from safetensors.torch import load_file
+    Returns:
+        Tensors by name, on the CPU; mapped from the file where that is possible, so that only what is used is read.
 
-    if path.suffix == ".safetensors":
+    Raises:
+        UnavailableError: the file is not such a checkpoint; the sentence says what it is.
+        StorageError: there is no room to unpack a compressed one.
+    """
+    kind = recognize(path)
+    if kind == "safetensors":
+        from safetensors.torch import load_file
+
         with reading_weights(str(path)):
             return load_file(path)
     try:
-        with _open_checkpoint(path) as file, torch.serialization.safe_globals(_numpy_scalars()):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except UnavailableError:
+        if kind == "torch":
+            return _take_weights(path, _unpickle(path, mapped=is_plain(path)))
+        with open_archived(path) as opened:
+            mapped = isinstance(opened, Path) and is_plain(opened)
+            return _take_weights(path, _unpickle(opened, mapped=mapped))
+    except (UnavailableError, StorageError):
         raise
-    except (RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnavailableError(f"{path}: not a readable checkpoint ({reason}); download it again.") from error
     except Exception as error:  # pickle.UnpicklingError, without importing pickle: a class outside the allow-list
-        kind = type(error).__name__
-        raise UnavailableError(f"{path}: holds something other than tensors and is not loaded ({kind}).") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        wanted = _REFUSED_CLASS.search(str(error))
+        what = wanted[1] if wanted else type(error).__name__
+        raise UnavailableError(f"{path}: holds something other than tensors and is not loaded ({what}).") from error
+
+
+_REFUSED_CLASS = re.compile(r"GLOBAL (\S+)")
+_WRAPPINGS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")
+"""Left before every name by data-parallel training and by torch.compile."""
+
+
+def _unpickle(source: Path | IO[bytes], *, mapped: bool) -> Any:
+    import torch
+
+    with torch.serialization.safe_globals(_numpy_scalars()):
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
+
+
+def _take_weights(path: Path, content: Any) -> dict[str, Tensor]:
+    """Return the state dict of a checkpoint, without what training left around it and before its names."""
+    import torch
+
+    state: Any = content
+    if isinstance(content, dict):
+        state = next((content[key] for key in _WRAPPINGS if isinstance(content.get(key), dict)), content)
+    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UnavailableError(f"{path}: not a state dict of tensors; give the .pt that training wrote.")
-    return {name.removeprefix("module."): value for name, value in state.items()}
-
-
-@contextmanager
-def _open_checkpoint(path: Path) -> Iterator[IO[bytes]]:
-    """Open a ``.pt``, or the one ``.pt`` inside a downloaded zip."""
-    if path.suffix != ".zip":
-        with path.open("rb") as file:
-            yield file
-        return
-    with zipfile.ZipFile(path) as archive:
-        members = [name for name in archive.namelist() if name.endswith(".pt") and "__MACOSX" not in name]
-        if len(members) != 1:
-            raise UnavailableError(
-                f"{path}: holds {len(members)} files ending in .pt, expected exactly one; unpack it and give the right file."
-            )
-        with archive.open(members[0]) as file:
-            yield file
+    names = list(state)
+    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in names)), None):
+        names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, state.values(), strict=True))
 
 
 def _numpy_scalars() -> list[Any]:
@@ -152,13 +170,15 @@ def _numpy_scalars() -> list[Any]:
     ]
 
 
-def _is_cached(name: str, index_file: str) -> bool:
+def find_cached(repository: str, file: str) -> Path | None:
+    """Find a file of a repository in the Hugging Face cache; nothing is asked of the hub."""
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(name, index_file), str)
+    found = try_to_load_from_cache(repository, file)
+    return Path(found) if isinstance(found, str) else None
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Say whether the hub answers at all: its own retries would take most of a minute to say no."""
     import httpx
     from huggingface_hub import constants

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from skygen.data.benchmarks import (
     Benchmark,
     BenchmarkSettings,
     benchmark_from_pairs,
+    find_benchmark_set,
     read_benchmark,
     read_retrieval_set,
 )
@@ -106,6 +108,29 @@ def test_a_fine_grained_set_has_its_own_column_names_and_prompts(tmp_path: Path)
     assert benchmark.templates[0].format("very bad") == "a satellite photo of road, very bad."
 
 
+@pytest.mark.parametrize("name", ["roof_shape", "smoothness", "surface"])
+def test_both_wordings_of_a_fine_grained_set_can_be_chosen(name: str, tmp_path: Path) -> None:
+    for version, classes, label in (("_v1", "good\nbad\n", "1"), ("_v2", "smooth\nrough\n", "0")):
+        lay_out(tmp_path / version, f"@a.jpg,title,{label}", name=name, classes=classes, label=f"label{version}")
+    first = read_benchmark(tmp_path / "_v1", name, Rejects(None))
+    assert first == read_benchmark(tmp_path / "_v1", f"{name}_v1", Rejects(None))
+    assert (first.name, first.labels, first.class_names) == (name, (1,), ("good", "bad"))
+    second = read_benchmark(tmp_path / "_v2", f"{name}_v2", Rejects(None))
+    assert (second.name, second.labels, second.class_names) == (f"{name}_v2", (0,), ("smooth", "rough"))
+    assert second.templates == first.templates
+    with pytest.raises(UnavailableError, match=r"classnames_v1.txt: not there"):
+        read_benchmark(tmp_path / "_v2", name, Rejects(None))
+
+
+def test_only_fine_grained_sets_have_wordings() -> None:
+    assert find_benchmark_set("rsicb256") == ("rsicb", BENCHMARK_SETS["rsicb"])
+    for name in ("aid_v2", "rsicb256_v1", "roof_shape_v3"):
+        with pytest.raises(
+            ConfigError, match=rf"{name}: not a benchmark .* other wording roof_shape_v2, smoothness_v2, surface_v2"
+        ):
+            find_benchmark_set(name)
+
+
 def test_rsicb_goes_by_both_of_its_names(tmp_path: Path) -> None:
     root = lay_out(tmp_path, "@a.jpg,title,dam", name="rsicb")
     assert read_benchmark(root, "rsicb256", Rejects(None)) == read_benchmark(root, "rsicb", Rejects(None))
@@ -179,6 +204,18 @@ def test_skyscripts_own_retrieval_set_has_all_objects_and_no_prefix(world: Path)
         read_retrieval_set(world, "moon", Rejects(None))
 
 
+def test_remoteclips_retrieval_has_no_prefix_and_keeps_repeated_captions(world: Path) -> None:
+    table = world / "benchmark" / RETRIEVAL_SETS["ucmcaptions"].csv
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = [(row["filepath"], row["title"]) for row in csv.DictReader(file)]
+    pairs = read_retrieval_set(world, "ucmcaptions", Rejects(None), protocol="remoteclip")
+    plain = read_pairs(world / "benchmark", csv=RETRIEVAL_SETS["ucmcaptions"].csv)
+    assert [pair.key for pair in pairs] == [pair.key for pair in plain]
+    assert [list(pair.captions) for pair in pairs] == [[text for path, text in rows if path == pair.key] for pair in pairs]
+    assert sum(len(pair.captions) for pair in pairs) == len(rows) == 65
+    assert sum(len(pair.captions) for pair in plain) < 65
+
+
 def test_settings_read_benchmarks_and_class_folders(world: Path, shared_data: Callable[[str], Path]) -> None:
     eurosat = shared_data("eurosat_rgb")
     settings = BenchmarkSettings(world / "benchmark", class_folders=(eurosat,), limit=20)
@@ -187,3 +224,6 @@ def test_settings_read_benchmarks_and_class_folders(world: Path, shared_data: Ca
     assert len(real.images) == 20 and set(real.labels) == set(range(10))
     assert real.class_names[:3] == ("annual crop", "forest", "herbaceous vegetation")
     assert BenchmarkSettings().read(Rejects(None)) == []
+    (other,) = BenchmarkSettings(class_folders=(eurosat,), class_split="val").read(Rejects(None))
+    (tested,) = BenchmarkSettings(class_folders=(eurosat,)).read(Rejects(None))
+    assert len(other.images) > 1000 and not set(other.images) & set(tested.images)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from skygen.data.archives import read_bytes
-from skygen.data.caption_json import find_caption_json, read_caption_json
+from skygen.data.formats.caption_json import find_caption_json, read_caption_json
 from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects, read_rejects
 from skygen.errors import DataError

@@ -33,14 +33,15 @@ from data.faulty_server import (
     shift_range,
 )
 
-from skygen.data import download_plan, unpacking
 from skygen.data.benchmarks import BENCHMARK_SETS, read_benchmark
-from skygen.data.catalogue import BASE_URL, GROUPS, PUBLISHED, find_files
-from skygen.data.download_plan import Item, format_plan, plan, to_words
-from skygen.data.downloads import Outcome, download
-from skygen.data.receipts import Busy, alone, read_receipts
+from skygen.data.downloads import plan as download_plan
+from skygen.data.downloads import unpacking
+from skygen.data.downloads.catalogue import BASE_URL, GROUPS, PUBLISHED, find_files
+from skygen.data.downloads.job import Outcome, download
+from skygen.data.downloads.plan import Item, format_plan, plan, to_words
+from skygen.data.downloads.receipts import Busy, alone, read_receipts
+from skygen.data.downloads.server import Missing, Patience, answering, read_retry_after, seconds_to_wait
 from skygen.data.rejects import Rejects
-from skygen.data.server import Missing, Patience, answering, read_retry_after, seconds_to_wait
 from skygen.errors import ConfigError, DataError, StorageError, UnavailableError
 from skygen.models.backbones import BACKBONES
 
@@ -524,8 +525,8 @@ def test_retry_after_is_seconds_or_a_date() -> None:
 DOWNLOADING = """
 import sys
 from pathlib import Path
-from skygen.data.download_plan import plan
-from skygen.data.downloads import download
+from skygen.data.downloads.plan import plan
+from skygen.data.downloads.job import download
 download(plan(["meta2"], Path(sys.argv[1]), sys.argv[2], ask=False))
 """
 

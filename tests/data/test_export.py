@@ -19,15 +19,15 @@ import yaml
 from PIL import Image
 
 from skygen.data.archives import read_bytes
-from skygen.data.export import Exported, Form, export, write_pair_list
-from skygen.data.export_folder import place_image
-from skygen.data.export_rows import claimed
-from skygen.data.export_tar import choose_names
+from skygen.data.exports.export import Exported, Form, export, write_pair_list
+from skygen.data.exports.folder import place_image
+from skygen.data.exports.rows import claimed
+from skygen.data.exports.tar import choose_names
+from skygen.data.formats.webdataset import find_shards, read_shards
 from skygen.data.pair import Box, Pair
 from skygen.data.pairs import PairSettings, read_pairs
 from skygen.data.rejects import Rejects, read_rejects
 from skygen.data.table import PairList
-from skygen.data.webdataset import find_shards, read_shards
 from skygen.errors import ConfigError, StorageError
 
 COPYING: tuple[Form, ...] = ("imagefolder", "webdataset")
@@ -391,7 +391,7 @@ def test_too_little_room_is_told_before_anything_is_copied(
     world: Path, tmp_path: Path, form: Form, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=5000)
-    monkeypatch.setattr("skygen.data.export_rows.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("skygen.data.exports.rows.shutil.disk_usage", lambda path: usage)
     expected = (
         r"out: about \d+ kB are needed for 60 pairs, judging by 60 of them, and 5 kB are free; free disk space, choose another"
     )

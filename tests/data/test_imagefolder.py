@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from skygen.data.imagefolder import hash_split
+from skygen.data.formats.imagefolder import hash_split
 from skygen.data.pair import Pair, to_words
 from skygen.data.pairs import read_pairs
 from skygen.data.rejects import Rejects

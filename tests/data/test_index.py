@@ -217,7 +217,7 @@ def test_a_caption_that_is_empty_in_the_chosen_column_is_accounted_for(root: Pat
 def test_one_split_is_read_from_the_index_of_all(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(root)
     assert [path.name for path in index_path(layout_of(root)).parent.glob("*.arrow")] == ["pairs.arrow"]
-    monkeypatch.setattr("skygen.data.pair_csv.read_csv", lambda *_: pytest.fail("the CSV was read"))
+    monkeypatch.setattr("skygen.data.formats.pair_csv.read_csv", lambda *_: pytest.fail("the CSV was read"))
     monkeypatch.setattr("skygen.data.layouts.read_csv", lambda *_: pytest.fail("the CSV was read"))
     assert [len(read_pairs(root, split=split)) for split in ("train", "val", "test")] == [40, 5, 5]
 

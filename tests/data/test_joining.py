@@ -93,7 +93,7 @@ def test_every_column_of_captions_is_gathered(root: Path, tmp_path: Path) -> Non
 
 def test_rows_far_apart_are_found(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a list of many blocks, each image of the first half once more in the second."""
-    monkeypatch.setattr("skygen.data.pair_csv.BLOCK", 3000)
+    monkeypatch.setattr("skygen.data.formats.pair_csv.BLOCK", 3000)
     monkeypatch.setattr("skygen.data.index.ROWS_A_BATCH", 70)
     rows: list[tuple[object, str]] = [(number, f"caption {number}") for number in range(400)]
     write(root / "m.csv", *rows, *((number, f"another {number}") for number, _ in reversed(rows)))

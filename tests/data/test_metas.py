@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skygen.data.metas import Meta, MetaError, read_meta
-from skygen.data.plain_pickles import read_plain
+from skygen.data.metas.meta import Meta, MetaError, read_meta
+from skygen.data.metas.plain_pickles import read_plain
 from skygen.seeding import Seeds
 
 PLAIN = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from skygen.data.formats.sidecars import find_sidecars, read_sidecars
 from skygen.data.pair import Box, Pair
 from skygen.data.rejects import Rejects, read_rejects
-from skygen.data.sidecars import find_sidecars, read_sidecars
 
 SCENE = {
     "type": "Barren or Sparsely Vegetated", "date": "2019-05", "center_coordinates": [21.19, 7.87], "country_code": "null",

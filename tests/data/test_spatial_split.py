@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from skygen.data.choosing import Choice, assign_cells
+from skygen.data.choosing import Choice
 from skygen.data.pair import Box, Pair
-from skygen.data.spatial_split import split_by_cell
-from skygen.data.table import SCHEMA, to_batch
+from skygen.data.spatial_split import assign_cells, split_by_cell
+from skygen.data.table import SCHEMA, PairTable, to_batch
 from skygen.seeding import Seeds
 
 COUNT = 20_000
@@ -78,9 +78,10 @@ def test_a_pair_without_a_box_is_on_no_side() -> None:
         Pair(f"{n}.jpg", Path("x"), ("x",), split="train", box=Box(n, 1, n + 0.1, 1.1) if n % 2 else None) for n in range(6)
     ]
     table = pa.Table.from_batches([to_batch(pairs)], SCHEMA)
-    splits = assign_cells(table, Choice(split_by="cell"))["split"].to_pylist()
+    part = assign_cells(PairTable(Path("x"), table), 0.1)
+    splits = part.table["split"].to_pylist()
+    assert part.cell_degrees == 0.1
     assert [split is None for split in splits] == [True, False] * 3
-    assert assign_cells(table, Choice())["split"].to_pylist() == ["train"] * 6
     for split in ("train", "val", "test"):
-        mask = Choice(split=split, split_by="cell").mask(assign_cells(table, Choice(split_by="cell")))
+        mask = Choice(split=split, split_by="cell").mask(part.table)
         assert mask.tolist() == [value == split for value in splits]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from skygen.data.formats.webdataset import find_shards, read_shards
 from skygen.data.images import open_image
 from skygen.data.pair import Box, Pair
 from skygen.data.rejects import Rejects, read_rejects
-from skygen.data.webdataset import find_shards, read_shards
 
 
 def picture(color: str = "red") -> bytes:

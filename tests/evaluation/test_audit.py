@@ -17,12 +17,12 @@ import pytest
 from skygen.data import geography
 from skygen.data.table import SCHEMA
 from skygen.errors import ConfigError, DataError, UnavailableError
-from skygen.evaluation import tallies
-from skygen.evaluation.audit import audit
-from skygen.evaluation.audit_page import read_audits, write_audit
-from skygen.evaluation.audit_records import Audit, Breakdown, compare
-from skygen.evaluation.tallies import Quantiles, Tally, count_covering, describe, effective_number, inverse_simpson
-from skygen.evaluation.truncation import count_tokens, is_truncated
+from skygen.evaluation.audits import tallies
+from skygen.evaluation.audits.audit import audit
+from skygen.evaluation.audits.page import read_audits, write_audit
+from skygen.evaluation.audits.records import Audit, Breakdown, compare
+from skygen.evaluation.audits.tallies import Quantiles, Tally, count_covering, describe, effective_number, inverse_simpson
+from skygen.evaluation.audits.truncation import count_tokens, is_truncated
 
 LONG = "a " * 70 + "runway beside a runway"  # 74 words, 74 tokens
 BOXES = {

@@ -12,7 +12,15 @@ from PIL import Image
 from skygen.data.benchmarks import Benchmark
 from skygen.data.rejects import Rejects
 from skygen.errors import DataError
-from skygen.evaluation.zero_shot import classification_scores, classifier_weights, classify, zero_shot_scores
+from skygen.evaluation.scores import Score
+from skygen.evaluation.zero_shot import (
+    SEVEN_SETS,
+    classification_scores,
+    classifier_weights,
+    classify,
+    mean_of_seven,
+    zero_shot_scores,
+)
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 
@@ -89,3 +97,21 @@ def test_a_benchmark_without_a_readable_image_is_explained(scorer: Scorer, tmp_p
     benchmark = Benchmark("own", (tmp_path / "a.jpg", tmp_path / "b.jpg"), (0, 1), ("dam", "barn"))
     with pytest.raises(DataError, match="none of 2 images can be read; the first reason: missing: no such file"):
         zero_shot_scores(scorer, benchmark, SEEDS, Rejects(None))
+
+
+def test_the_mean_of_seven_weighs_sets_alike_and_leaves_out_the_eighth() -> None:
+    assert set(SEVEN_SETS) == {"aid", "eurosat", "fmow", "millionaid", "patternnet", "nwpu", "rsicb"}
+    scores = [Score("zero_shot_top_1", 0.9, 10, None, "scorer", "SkyScript_cls", "skyclip:x")]
+    for place, name in enumerate(SEVEN_SETS):
+        count = 1000 if place else 100
+        scores.append(Score("zero_shot_top_1", 0.1 * (place + 1), count, None, "scorer", name, "skyclip:x"))
+        scores.append(Score("zero_shot_top_1", 0.01, count, None, "random", name, "skyclip:x"))
+        scores.append(Score("zero_shot_top_5", 1.0, count, None, "scorer", name, "skyclip:x"))
+    own, chance = mean_of_seven(scores)
+    assert (own.name, own.model, own.subset, own.count) == ("zero_shot_top_1_mean_of_seven", "scorer", "seven sets", 6100)
+    assert (own.value, chance.value) == pytest.approx((0.4, 0.01))
+    assert (chance.model, chance.interval) == ("random", None)
+    variance = (0.09 / 100 + (0.16 + 0.21 + 0.24 + 0.25 + 0.24 + 0.21) / 1000) / 49
+    assert own.interval == pytest.approx((0.4 - 1.96 * variance**0.5, 0.4 + 1.96 * variance**0.5), abs=1e-5)
+    assert mean_of_seven([score for score in scores if score.subset != "fmow"]) == []
+    assert mean_of_seven([]) == []

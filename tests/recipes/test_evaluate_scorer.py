@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+
+from skygen.evaluation.scores import Score
+from skygen.models.scorer import Scorer
+from skygen.runs import Run, RunSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -53,6 +59,9 @@ def test_a_scorer_is_evaluated_on_benchmarks_class_folders_and_pairs(world: Path
     assert counts["SkyScript_cls", "zero_shot_top_1"] == images - 1
     assert counts["own", "zero_shot_top_1"] == 2
     assert counts["ucmcaptions", "image_to_text_recall_at_1"] == 13
+    assert json.loads((tmp_path / "scored" / "metrics.json").read_text())["protocol"] == "skygen-v1, retrieval skyscript"
+    published = json.loads((tmp_path / "scored" / "published.json").read_text())
+    assert published["comparisons"] == [] and published["all_agree"] is None  # nothing is published of this scorer
     (line,) = (tmp_path / "scored" / "rejects.jsonl").read_text().splitlines()
     assert json.loads(line)["where"] == str(victim)
 
@@ -63,3 +72,80 @@ def test_contradictions_and_nothing_to_do_are_explained(world: Path, skyclip_fol
     assert "nothing to evaluate on" in evaluate(*words, code=2)
     retrieval: list[str | Path] = ["--retrieval.root", world, "--retrieval.sets", "SkyScript", "--retrieval.split", "test"]
     assert "--retrieval.sets says by itself what is read" in evaluate(*words, *retrieval, code=2)
+    prefixed = ["--retrieval.protocol", "remoteclip", "--retrieval.prefix", "a satellite image. "]
+    assert "remoteclip takes captions without a prefix" in evaluate(*words, *retrieval[:2], *prefixed, code=2)
+
+
+@pytest.mark.slow
+def test_remoteclips_protocol_takes_the_caption_files_of_remote_sensing(skyclip_folder: Path, tmp_path: Path) -> None:
+    images = []
+    for number in range(12):
+        name = f"river_{number}.png"
+        (tmp_path / "RSICD_images").mkdir(exist_ok=True)
+        Image.new("RGB", (64, 64), (number * 20, 90, 200 - number * 10)).save(tmp_path / "RSICD_images" / name)
+        said = [f"river number {number}"] * 2 + ["a river runs"]
+        images.append({"filename": name, "split": "test", "sentences": [{"raw": text, "tokens": []} for text in said]})
+    (tmp_path / "dataset_rsicd.json").write_text(json.dumps({"images": images, "dataset": "rsicd"}))
+    words: list[str | Path] = [
+        "--run.root", tmp_path, "--scorer.name", skyclip_folder, "--retrieval.root", tmp_path, "--retrieval.split", "test",
+        "--retrieval.name", "RSICD",
+    ]  # fmt: skip
+    counts = {}
+    for protocol in ("skyscript", "remoteclip"):
+        evaluate("--run.name", protocol, "--retrieval.protocol", protocol, *words)
+        metrics = json.loads((tmp_path / protocol / "metrics.json").read_text())
+        assert metrics["protocol"] == f"skygen-v1, retrieval {protocol}"
+        assert {score["subset"] for score in metrics["scores"]} == {"RSICD"}
+        assert {score["name"].endswith("_remoteclip") for score in metrics["scores"]} == {protocol == "remoteclip"}
+        counts[protocol] = {score["name"].removesuffix("_remoteclip"): score["count"] for score in metrics["scores"]}
+    assert counts["skyscript"]["text_to_image_recall_at_1"] == 13
+    assert counts["remoteclip"]["text_to_image_recall_at_1"] == 36
+    assert counts["remoteclip"]["mean_recall"] == 12 and "mean_recall" not in counts["skyscript"]
+
+
+def load_recipe() -> Any:
+    path = REPOSITORY / "recipes" / "evaluate_scorer.py"
+    spec = importlib.util.spec_from_file_location("evaluate_scorer", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["evaluate_scorer"] = module  # where its dataclasses look up their types
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_published_weights_on_published_sets_are_put_beside_what_was_printed(
+    tmp_path: Path, skyclip_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = load_recipe()
+    scorer = Scorer.load(str(skyclip_folder))
+    scorer.name, scorer.trained_on = "skyclip-vit-l14-top30pct-multi-objects", ("SkyScript",)
+    retrieval = recipe.RetrievalSettings(tmp_path, sets=("SkyScript", "RSICD"))
+    config = recipe.Config(RunSettings("scored", tmp_path), retrieval=retrieval)
+    scores = [
+        Score(f"{direction}_mean_recall", value, 100, None, "scorer", subset, "skyclip:x")
+        for subset, both in (("SkyScript", (0.0853, 0.0773)), ("RSICD", (0.2370, 0.1980)))
+        for direction, value in zip(("image_to_text", "text_to_image"), both, strict=True)
+    ]
+    with caplog.at_level("INFO", logger="skygen"), Run(config.run, config) as run:
+        recipe.write_scores(run, config, scorer, scores)
+    metrics = json.loads((tmp_path / "scored" / "metrics.json").read_text())
+    assert [score["subset"] for score in metrics["scores"]] == ["SkyScript (in-sample)"] * 2 + ["RSICD"] * 2
+    published = json.loads((tmp_path / "scored" / "published.json").read_text())
+    assert (published["in_sample"], published["all_agree"]) == (["SkyScript"], False)
+    assert [(own["published"]["value"], own["agrees"]) for own in published["comparisons"]] == [
+        (8.53, True), (7.73, True), (23.7, True), (19.97, False),
+    ]  # fmt: skip
+    assert "(8.53)" in caplog.text and "-0.17" in caplog.text
+    assert "1 of 4 published figures are not reproduced within 0.1 points: text_to_image_mean_recall of RSICD" in caplog.text
+
+
+def test_only_whole_sets_as_they_were_published_are_compared() -> None:
+    settings = load_recipe().RetrievalSettings
+    prefix = "a satellite image. "
+    assert settings(sets=("RSICD",)).whole_sets() == ("RSICD",)
+    assert settings(name="RSICD", split="test", prefix=prefix).whole_sets() == ("RSICD",)
+    others = [
+        settings(sets=("RSICD",), limit=10), settings(name="RSICD", split="train", prefix=prefix),
+        settings(name="RSICD", split="test"), settings(name="mine", split="test", prefix=prefix), settings(split="test"),
+    ]  # fmt: skip
+    assert [own.whole_sets() for own in others] == [()] * 5

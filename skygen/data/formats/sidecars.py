@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from skygen.data.annotations import Annotation, keep_captions, note_problems, read_annotation
-from skygen.data.folder_listing import folders_within, is_image_name, list_folder
+from skygen.data.formats.annotations import Annotation, keep_captions, note_problems, read_annotation
+from skygen.data.formats.folder_listing import folders_within, is_image_name, list_folder
 from skygen.data.pair import CLASS_TEMPLATE, Pair, name_split
 from skygen.data.rejects import Rejects
 

@@ -17,7 +17,15 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from skygen.data.server import Patience, answering, is_encoded, raise_if_missing, read_retry_after, seconds_to_wait, to_reason
+from skygen.data.downloads.server import (
+    Patience,
+    answering,
+    is_encoded,
+    raise_if_missing,
+    read_retry_after,
+    seconds_to_wait,
+    to_reason,
+)
 from skygen.errors import StorageError, UnavailableError
 from skygen.storage import flush_to_disk, writing
 

@@ -13,9 +13,9 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, Any
 
-from skygen.data.annotations import Annotation, keep_captions, note_problems, read_annotation
 from skygen.data.archive_members import LISTING_ERRORS, Member, list_members
-from skygen.data.folder_listing import find_files
+from skygen.data.formats.annotations import Annotation, keep_captions, note_problems, read_annotation
+from skygen.data.formats.folder_listing import find_files
 from skygen.data.pair import CLASS_TEMPLATE, SUFFIXES, Pair, name_split, to_words
 from skygen.data.rejects import Rejects
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from skygen.data.archives import ArchiveError, read_bytes
-from skygen.data.download_plan import to_words
+from skygen.data.downloads.plan import to_words
 from skygen.data.images import ImageError, open_image
 from skygen.data.pair import Pair, relative_key
 from skygen.data.skyscript import locate_image
@@ -88,7 +88,7 @@ def rows_of(pairs: PairList) -> Iterator[Row]:
 def describe(row: Row, columns: list[str] | None = None) -> dict[str, Any]:
     """Turn a row into what JSON can hold; captions, then whatever else is known.
 
-    The names are those that ``skygen.data.imagefolder`` reads: ``text`` is the first caption, ``class`` the class; ``box`` is
+    The names are those that ``formats.imagefolder`` reads: ``text`` is the first caption, ``class`` the class; ``box`` is
     west, south, east, north in degrees; ``time`` is ISO 8601 in UTC; tags are texts such as ``landuse=forest``, since an object
     would make a column of each of OpenStreetMap's thousands of keys.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from skygen.evaluation.tallies import Quantiles
+from skygen.evaluation.audits.tallies import Quantiles
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from struct import Struct
 from struct import error as StructError
 from typing import Any
 
-from skygen.data.plain_values import (
+from skygen.data.metas.plain_values import (
     PickleRefused,
     call,
     find_maker,

@@ -16,9 +16,9 @@ import jinja2
 
 from skygen.data.geography import country_name
 from skygen.errors import ConfigError, DataError
-from skygen.evaluation.audit_figures import draw_map, list_decades, opacity
-from skygen.evaluation.audit_records import Audit, ComparedRow, Comparison, compare
-from skygen.evaluation.tallies import Quantiles
+from skygen.evaluation.audits.figures import draw_map, list_decades, opacity
+from skygen.evaluation.audits.records import Audit, ComparedRow, Comparison, compare
+from skygen.evaluation.audits.tallies import Quantiles
 from skygen.storage import writing
 
 PAGE_ROWS: Final = 20
@@ -58,7 +58,7 @@ def write_audit(audits: Sequence[Audit], folder: Path) -> Path:
     with writing(folder / "audit.json") as temporary:
         temporary.write_text(json.dumps(tree, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = importlib.resources.files("skygen.evaluation").joinpath("audit.html.jinja").read_text(encoding="utf-8")
+    template = importlib.resources.files("skygen.evaluation.audits").joinpath("audit.html.jinja").read_text(encoding="utf-8")
     page = environment.from_string(template).render(version=version, **build_page(audits))
     with writing(folder / "audit.html") as temporary:
         temporary.write_bytes(page.encode("utf-8", errors="replace"))  # half a surrogate pair is no reason to fail

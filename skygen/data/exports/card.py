@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from skygen.data.export_rows import WITHOUT_SPLIT, Group
+from skygen.data.exports.rows import WITHOUT_SPLIT, Group
 from skygen.data.skyscript import SOURCES
 from skygen.data.table import PairList
 from skygen.errors import ConfigError

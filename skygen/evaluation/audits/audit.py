@@ -18,10 +18,10 @@ from jaxtyping import Float, Int
 from skygen.data.geography import continent_of, land_grid, locate
 from skygen.data.table import SCHEMA
 from skygen.errors import DataError, UnavailableError
-from skygen.evaluation import audit_records as records
-from skygen.evaluation.audit_columns import choose, find_centers, merge_cells, read_column
-from skygen.evaluation.audit_records import GSD_CLASSES, GSD_EDGES, IN_ORDER, LATITUDES, MONTHS, Audit, Breakdown, Row
-from skygen.evaluation.tallies import (
+from skygen.evaluation.audits import records as records
+from skygen.evaluation.audits.columns import choose, find_centers, merge_cells, read_column
+from skygen.evaluation.audits.records import GSD_CLASSES, GSD_EDGES, IN_ORDER, LATITUDES, MONTHS, Audit, Breakdown, Row
+from skygen.evaluation.audits.tallies import (
     Tally,
     count_covering,
     count_values,
@@ -30,7 +30,7 @@ from skygen.evaluation.tallies import (
     inverse_simpson,
     share_of,
 )
-from skygen.evaluation.truncation import is_truncated
+from skygen.evaluation.audits.truncation import is_truncated
 
 TOP: Final = 50
 """Values of a breakdown that an audit lists, the most frequent first."""

@@ -1,6 +1,6 @@
 """SkyScript's metas: one pickled dictionary for each image, with where and when it was taken and what the map has there.
 
-They are millions of files from an unsigned bucket, so they are read by ``skygen.data.plain_pickles``, which runs nothing.
+They are millions of files from an unsigned bucket, so they are read by ``skygen.data.metas.plain_pickles``, which runs nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from skygen.data.plain_pickles import read_plain
-from skygen.data.plain_values import PickleRefused
+from skygen.data.metas.plain_pickles import read_plain
+from skygen.data.metas.plain_values import PickleRefused
 from skygen.errors import DataError
 
 MOST_LETTERS = 1_000_000

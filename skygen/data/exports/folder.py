@@ -1,4 +1,4 @@
-"""An imagefolder as 🤗 datasets and ``skygen.data.imagefolder`` read it: images as they were, and ``metadata.jsonl`` by split.
+"""An imagefolder as 🤗 datasets and ``formats.imagefolder`` read it: images as they were, and ``metadata.jsonl`` by split.
 
 A folder that has its ``metadata.jsonl`` is whole: it is written when every image of it is there.
 """
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from skygen.data.export_rows import Group, Row, check_key, check_room, describe, known_columns, read_image, rows_of
-from skygen.data.imagefolder import METADATA
+from skygen.data.exports.rows import Group, Row, check_key, check_room, describe, known_columns, read_image, rows_of
+from skygen.data.formats.imagefolder import METADATA
 from skygen.data.images import ImageError
 from skygen.data.pair import Pair, name_split
 from skygen.data.rejects import Rejects

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from skygen.data.catalogue import BASE_URL, PublishedFile, find_files
-from skygen.data.server import Missing, Patience, ask_size, client_of
+from skygen.data.downloads.catalogue import BASE_URL, PublishedFile, find_files
+from skygen.data.downloads.server import Missing, Patience, ask_size, client_of
 from skygen.errors import ConfigError, UnavailableError
 from skygen.storage import skygen_home
 

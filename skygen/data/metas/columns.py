@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from skygen.data.archives import ArchiveError, read_bytes
 from skygen.data.geography import locate
-from skygen.data.metas import Meta, MetaError, read_meta
+from skygen.data.metas.meta import Meta, MetaError, read_meta
 from skygen.data.rejects import Rejects
 from skygen.data.skyscript import has_part, locate_image
 from skygen.data.table import SCHEMA

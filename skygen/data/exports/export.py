@@ -14,9 +14,10 @@ from typing import Literal, final
 
 import pyarrow.parquet as pq
 
-from skygen.data import export_folder, export_tar
-from skygen.data.export_card import require_own_card, write_card
-from skygen.data.export_rows import claimed, fingerprint_export, group_by_split
+from skygen.data.exports import folder as export_folder
+from skygen.data.exports import tar as export_tar
+from skygen.data.exports.card import require_own_card, write_card
+from skygen.data.exports.rows import claimed, fingerprint_export, group_by_split
 from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects
 from skygen.data.table import SCHEMA, PairList

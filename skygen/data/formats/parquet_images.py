@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from skygen.data.annotations import (
+from skygen.data.archives import ArchiveError
+from skygen.data.formats.annotations import (
     CAPTION_NAMES,
     CLASS_NAMES,
     PLACE_NAMES,
@@ -30,8 +31,7 @@ from skygen.data.annotations import (
     note_problems,
     read_annotation,
 )  # fmt: skip
-from skygen.data.archives import ArchiveError
-from skygen.data.folder_listing import find_files
+from skygen.data.formats.folder_listing import find_files
 from skygen.data.pair import CLASS_TEMPLATE, Pair, name_split
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError

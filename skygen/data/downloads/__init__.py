@@ -1,0 +1,1 @@
+"""SkyScript's published files: what there is, and how it comes here whole."""

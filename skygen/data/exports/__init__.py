@@ -1,0 +1,1 @@
+"""A selection of pairs, written out for others."""
