@@ -157,7 +157,7 @@ def test_nothing_runs_code_that_was_read() -> None:
     assert wrong == []
     assert loads == 1  # skygen.models.weights, the one reader of published files
     assert pickled == {("fabricate.py", "pickle"), ("fabricate.py", "pickle.dumps")}  # it writes; no Unpickler in any form
-    assert read_plainly == {"metas.py"}  # the one reader of pickled metas, by an interpreter that calls nothing
+    assert read_plainly == {"meta.py"}  # the one reader of pickled metas, by an interpreter that calls nothing
 
 
 def test_weights_are_asked_for_as_safetensors() -> None:

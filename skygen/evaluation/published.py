@@ -8,7 +8,6 @@ percent and as printed, slips of the press included; what is known of them is in
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -17,6 +16,7 @@ from typing import Any
 
 from skygen.evaluation.scores import Score
 from skygen.evaluation.zero_shot import SEVEN, SEVEN_SETS
+from skygen.models.backbones import in_sample
 
 DATA = Path(__file__).with_name("published_scores.csv")
 TOLERANCE = 0.1
@@ -25,10 +25,6 @@ _SLACK = 1e-9
 """So that 0.1 in decimals is not more than 0.1 in binary."""
 IN_SAMPLE = " (in-sample)"
 """Ending of the subset of a score on data that the scorer was trained on."""
-_SAME_DATA = {
-    "eurosatrgb": "eurosat", "ucm": "ucmcaptions", "resisc45": "nwpu", "nwpuresisc45": "nwpu", "rsicb256": "rsicb", "rsicb128": "rsicb",
-}  # fmt: skip
-"""Other names of a set, letters and digits alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,22 +117,20 @@ def compare(scorer: str, trained_on: Sequence[str], scores: Iterable[Score], set
             if scorer in published.scorers and (published.metric, published.set) == (score.name, score.subset):
                 measured = 100 * score.value
                 difference = measured - published.value
-                in_sample = published.in_sample or is_in_sample(trained_on, score.subset)
+                seen = published.in_sample or is_in_sample(trained_on, score.subset)
                 agrees = abs(difference) <= TOLERANCE + _SLACK
-                found.append(Comparison(measured, difference, agrees, in_sample, score.count, published))
+                found.append(Comparison(measured, difference, agrees, seen, score.count, published))
     return found
 
 
 def is_in_sample(trained_on: Sequence[str], subset: str) -> bool:
-    """Say whether a scorer has been trained on the data set that a subset is of.
+    """Say whether a scorer has been trained on the data set that a subset is of (``backbones.in_sample``).
 
-    Names are compared by their letters and digits, and by the names a set goes by: ``RESISC45`` is ``nwpu``. SkyScript_cls is
-    not SkyScript: its objects are not in the training data, and the paper prints no brackets around it. The mean of seven sets
-    is in-sample if one of them is.
+    The mean of seven sets is in-sample if one of them is.
     """
     if subset == SEVEN:
-        return any(is_in_sample(trained_on, name) for name in SEVEN_SETS)
-    return _plain(subset) in {_plain(name) for name in trained_on}
+        return any(in_sample(trained_on, name) for name in SEVEN_SETS)
+    return in_sample(trained_on, subset)
 
 
 def mark_in_sample(scores: Iterable[Score], trained_on: Sequence[str]) -> list[Score]:
@@ -196,8 +190,3 @@ def to_published_json(
         "all_agree": all(own.agrees for own in comparisons) if comparisons else None,
         "comparisons": [asdict(own) for own in comparisons],
     }
-
-
-def _plain(name: str) -> str:
-    letters = re.sub(r"[^a-z0-9]", "", name.lower())
-    return _SAME_DATA.get(letters, letters)

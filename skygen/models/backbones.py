@@ -165,12 +165,12 @@ def _laion2b(
     )  # fmt: skip
 
 
-def _siglip(architecture: str) -> Backbone:
+def _siglip(architecture: str, context_length: int = 64, tokenizer: str = "") -> Backbone:
     # Its image tower is timm's, with GELU by construction; cosines are at another level than CLIP's (sigmoid with a bias).
     return Backbone(
         architecture, False, trained_on=("WebLI",), repository=f"timm/{architecture}", tag="webli",
-        preprocessing=Preprocessing(_HALF, _HALF, resize_mode="squash"), context_length=64, tokenizer=f"timm/{architecture}",
-        licence="apache-2.0",
+        preprocessing=Preprocessing(_HALF, _HALF, resize_mode="squash"), context_length=context_length,
+        tokenizer=f"timm/{tokenizer or architecture}", licence="apache-2.0",
     )  # fmt: skip
 
 
@@ -188,7 +188,7 @@ _GENERAL = {
     ),
     "laion2b-vit-h14": _laion2b("ViT-H-14", "laion2b_s32b_b79k", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
     "siglip-vit-b16": _siglip("ViT-B-16-SigLIP"),
-    "siglip-vit-so400m-14": _siglip("ViT-SO400M-14-SigLIP"),
+    "siglip-vit-so400m-14": _siglip("ViT-SO400M-14-SigLIP", 16, "ViT-B-16-SigLIP"),
     "siglip2-vit-b16": _siglip("ViT-B-16-SigLIP2"),
     "siglip2-vit-so400m-14": _siglip("ViT-SO400M-14-SigLIP2"),
 }
@@ -215,9 +215,11 @@ def in_sample(trained_on: Iterable[str], dataset: str) -> bool:
 
 
 def find_close(name: str, known: Iterable[str], count: int = 5) -> list[str]:
-    """List the names that resemble one, the closest first; case does not matter."""
+    """List the names that begin with one, then those that resemble it; case does not matter."""
     written = {candidate.lower(): candidate for candidate in known}
-    return [written[match] for match in difflib.get_close_matches(name.lower(), written, n=count, cutoff=0.5)]
+    begun = [candidate for candidate in written if name and candidate.startswith(name.lower())]
+    close = difflib.get_close_matches(name.lower(), written, n=count, cutoff=0.5)
+    return [written[candidate] for candidate in dict.fromkeys([*begun, *close])][:count]
 
 
 def _plain(name: str) -> str:

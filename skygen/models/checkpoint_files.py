@@ -193,6 +193,8 @@ def _pick_folder(beside: Path, size: int) -> Path:
 class _Window(io.RawIOBase):
     """A stretch of a file, as a file of its own."""
 
+    mode = "rb"
+
     def __init__(self, path: Path, start: int, size: int) -> None:
         super().__init__()
         self._file = path.open("rb", buffering=0)

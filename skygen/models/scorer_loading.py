@@ -18,7 +18,7 @@ from PIL import Image
 from skygen.errors import UnavailableError
 from skygen.models.backbones import BACKBONES, OPEN_CLIP_FILES, Backbone, find_close
 from skygen.models.checkpoint_files import SUFFIXES
-from skygen.models.fitting import describe_network, fit, to_shapes
+from skygen.models.fitting import fit
 from skygen.models.open_clip_names import ad_hoc, from_tag
 from skygen.models.weights import find_cached, hub_answers, locate, read_state_dict, reading_weights
 from skygen.storage import skygen_home
