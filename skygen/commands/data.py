@@ -125,7 +125,7 @@ def index(
         pairs = settings.read(Rejects(None))
         text += f"\nchosen: {len(pairs):,} pairs, fingerprint {pairs.split_fingerprint()}"
         if output is not None:
-            text += f"\n{_write_out(pairs, output, form)}"
+            text += f"\n{_write_out(pairs, output, form, where)}"
     return Answer(text)
 
 
@@ -227,12 +227,13 @@ def _describe(layout: Layout, whole: Index) -> str:
     )
 
 
-def _write_out(pairs: PairList, output: Path, form: Form) -> str:
+def _write_out(pairs: PairList, output: Path, form: Form, where: str) -> str:
     from skygen.data.exports.export import export
     from skygen.data.rejects import Rejects
 
+    folder = output if form in ("imagefolder", "webdataset") else output.parent
     with showing("pairs") as progress:
-        exported = export(pairs, output, form, Rejects(output / "rejects.jsonl"), progress)
+        exported = export(pairs, output, form, Rejects(folder / "rejects.jsonl"), progress, selection=where)
     return f"{output}: " + ", ".join(f"{name} {count:,}" for name, count in asdict(exported).items())
 
 

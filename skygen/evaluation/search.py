@@ -48,7 +48,7 @@ def search(
     if count < 1:
         raise ValueError(f"count is {count}, and must be at least 1")
     queries = _normalize(query.reshape(-1, query.shape[-1]))
-    narrow = queries.astype(np.float32)
+    narrow = np.ascontiguousarray(queries.T, np.float32)
     best = [(np.empty(0, np.int64), np.empty(0, np.float64)) for _ in queries]
     for number in embeddings.numbers():
         span = embeddings.span(number)
@@ -58,7 +58,7 @@ def search(
             wide = block.astype(np.float32)
             lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
             with np.errstate(divide="ignore", invalid="ignore"):
-                cosines = (wide @ narrow.T) / lengths[:, None]
+                cosines = (wide @ narrow) / lengths[:, None]
             unusable = ~(np.isfinite(cosines).all(axis=1) & (lengths > 0))
             cosines[unusable if allowed is None else unusable | ~allowed] = -np.inf
             for place, near in enumerate(cosines.T):

@@ -213,7 +213,7 @@ class _Window(io.RawIOBase):
         self._position = max(0, offset + (0, self._position, self._size)[whence])
         return self._position
 
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # RawIOBase hands in a memoryview
+    def readinto(self, buffer: memoryview | bytearray, /) -> int:  # type: ignore[override]  # the base takes any buffer
         wanted = memoryview(buffer)[: max(0, min(len(buffer), self._size - self._position))]
         self._file.seek(self._start + self._position)
         count = self._file.readinto(wanted) or 0
