@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jinja2
-
-from skygen.errors import ConfigError, DataError, StorageError
+from skygen.errors import ConfigError, DataError
+from skygen.evaluation.pages.page import write_page
 from skygen.evaluation.report_records import RunRecord
 from skygen.evaluation.report_scores import tabulate
 from skygen.evaluation.report_sections import (
@@ -26,6 +25,7 @@ from skygen.evaluation.report_sections import (
     show_training,
 )
 from skygen.evaluation.scores import to_metrics
+from skygen.storage import writing
 
 Section = TypeVar("Section")
 
@@ -55,10 +55,10 @@ def write_report(runs: Sequence[Path], output: Path, title: str) -> None:
             "for a report of several."
         )
     records = open_runs(runs)
-    page = _environment().from_string(_template()).render(title=title, **build_page(records))
-    _write(output, page)
+    write_page(output, "report.html.jinja", {"title": title, **build_page(records)})
     if not is_run:
-        _write(output.with_name("metrics.json"), json.dumps(_merge(records), indent=1) + "\n")
+        with writing(output.with_name("metrics.json")) as temporary:
+            temporary.write_text(json.dumps(_merge(records), indent=1) + "\n", encoding="utf-8")
 
 
 def merge_metrics(runs: Sequence[Path]) -> dict[str, Any]:
@@ -119,21 +119,3 @@ def _merge(records: Sequence[RunRecord]) -> dict[str, Any]:
     read = [record.read_scores() for record in records]
     protocols = list(dict.fromkeys(protocol for protocol, _ in read if protocol))
     return to_metrics("; ".join(protocols), list(dict.fromkeys(score for _, scores in read for score in scores)))
-
-
-def _template() -> str:
-    return importlib.resources.files("skygen.evaluation").joinpath("report.html.jinja").read_text(encoding="utf-8")
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode("utf-8", errors="replace"))  # half a surrogate pair in a caption is no reason to fail
-    except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written ({error.strerror}); free disk space or choose another output."
-        ) from error

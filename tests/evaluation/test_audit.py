@@ -161,7 +161,7 @@ def test_an_empty_set_and_a_wrong_column_are_told() -> None:
 def test_without_timezonefinder_the_audit_says_what_it_could_not_look_up(
     pairs: pa.Table, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from skygen.evaluation import audit as module
+    from skygen.evaluation.audits import audit as module
     from skygen.evaluation import audit_figures
 
     def refuse(*_: object) -> None:
@@ -252,7 +252,7 @@ def test_a_caption_is_cut_beyond_75_tokens_of_its_own() -> None:
 
 
 def test_more_distinct_captions_than_are_tokenized_give_an_estimate_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skygen.evaluation import audit as module
+    from skygen.evaluation.audits import audit as module
 
     monkeypatch.setattr(module, "TOKENIZED_TEXTS", 200)
     captions = [f"{LONG} number {number}" if number % 4 == 0 else f"farm {number}" for number in range(2000)]

@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
-
 from skygen.data.geography import country_name
 from skygen.errors import ConfigError, DataError
 from skygen.evaluation.audits.figures import draw_map, list_decades, opacity
 from skygen.evaluation.audits.records import Audit, ComparedRow, Comparison, compare
 from skygen.evaluation.audits.tallies import Quantiles
+from skygen.evaluation.pages.page import write_page
 from skygen.storage import writing
 
 PAGE_ROWS: Final = 20
@@ -57,11 +56,7 @@ def write_audit(audits: Sequence[Audit], folder: Path) -> Path:
     tree: dict[str, Any] = {"skygen": version, "audits": [audit.to_tree() for audit in audits]}
     with writing(folder / "audit.json") as temporary:
         temporary.write_text(json.dumps(tree, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = importlib.resources.files("skygen.evaluation.audits").joinpath("audit.html.jinja").read_text(encoding="utf-8")
-    page = environment.from_string(template).render(version=version, **build_page(audits))
-    with writing(folder / "audit.html") as temporary:
-        temporary.write_bytes(page.encode("utf-8", errors="replace"))  # half a surrogate pair is no reason to fail
+    write_page(folder / "audit.html", "audit.html.jinja", {"version": version, **build_page(audits)})
     return folder / "audit.html"
 
 
