@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
-from skygen.commands import data, results
+from skygen.commands import data, results, searching
 from skygen.commands.answer import Answer
 from skygen.runs import explaining
 
@@ -21,6 +21,7 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "index": data.index,
     "check": data.check,
     "audit": data.audit,
+    "search": searching.search,
     "fabricate": data.fabricate,
     "report": results.report,
     "doctor": results.doctor,

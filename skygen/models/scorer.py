@@ -78,9 +78,10 @@ class Scorer:
             device: where it computes.
             batch_size: images or texts embedded at a time.
             architecture: open_clip's name of the network in a checkpoint file that is not called as it was published; given
-                with a key of ``BACKBONES``, it overrules that row's network and activation.
+                with a key of ``BACKBONES`` whose activation is inferred, it overrules that row's network and activation.
 
         Raises:
+            ConfigError: the architecture contradicts an activation that is certain.
             UnavailableError: its weights are not here, are damaged, or are another network's; the sentence says what to do.
             StorageError: there is no room to unpack a compressed archive.
         """

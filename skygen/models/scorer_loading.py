@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from skygen.errors import UnavailableError
+from skygen.errors import ConfigError, UnavailableError
 from skygen.models.backbones import BACKBONES, OPEN_CLIP_FILES, Backbone, find_close
 from skygen.models.checkpoint_files import SUFFIXES
 from skygen.models.fitting import fit
@@ -52,11 +52,12 @@ def find_source(name: str, architecture: str | None = None) -> Source:
 
     Raises:
         UnavailableError: nothing is known by that name, or its weights are not here; the sentence says what to do.
+        ConfigError: the architecture contradicts what is certain of the name.
     """
     if name in BACKBONES:
         known = BACKBONES[name]
         place = _find_weights(name, known)
-        return Source(name, place, _as_told(known, architecture))
+        return Source(name, place, _as_told(name, known, architecture))
     if name.startswith("open_clip:"):
         network, _, rest = name.removeprefix("open_clip:").partition("/")
         if Path(rest).expanduser().is_file():
@@ -110,11 +111,21 @@ def _stems(backbone: Backbone) -> set[str]:
     return {Path(part).stem for part in (f"{backbone.archive}.zip", backbone.file) if part not in {".zip", ""}}
 
 
-def _as_told(known: Backbone, architecture: str | None) -> Backbone:
-    """Return a known CLIP with the network and the activation of another name, where a user insists on one."""
-    if architecture is None or architecture == known.architecture:
+def _as_told(name: str, known: Backbone, architecture: str | None) -> Backbone:
+    """Return a known CLIP with the network and the activation of another name, where a user gives one.
+
+    Raises:
+        ConfigError: the name contradicts an activation that is certain, which would score badly without a word.
+    """
+    if architecture is None:
         return known
     told = ad_hoc(architecture)
+    if known.certain and told.quick_gelu != known.quick_gelu:
+        activation, right = ("QuickGELU", "with") if known.quick_gelu else ("GELU", "without")
+        raise ConfigError(
+            f"--scorer.architecture {architecture}: {name} was trained with {activation}; leave the setting out, or give the "
+            f"name {right} -quickgelu at its end."
+        )
     return replace(known, architecture=told.architecture, quick_gelu=told.quick_gelu)
 
 
@@ -122,8 +133,8 @@ def _recognize_backbone(path: Path, architecture: str | None) -> Backbone:
     """Say what a file of weights is: what the user says, what it says itself, or what a published file of its name is."""
     said = read_origin(path)
     name = said.get("backbone") or match_file(path)
-    if name in BACKBONES:
-        return _as_told(BACKBONES[name], architecture)
+    if name is not None and name in BACKBONES:
+        return _as_told(name, BACKBONES[name], architecture)
     if wanted := architecture or said.get("told_architecture"):
         return ad_hoc(wanted)
     raise UnavailableError(

@@ -162,7 +162,7 @@ def test_without_timezonefinder_the_audit_says_what_it_could_not_look_up(
     pairs: pa.Table, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from skygen.evaluation.audits import audit as module
-    from skygen.evaluation import audit_figures
+    from skygen.evaluation.audits import figures as audit_figures
 
     def refuse(*_: object) -> None:
         raise UnavailableError("country look-up needs timezonefinder: pip install 'skygen[geo]'")

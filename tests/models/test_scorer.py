@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from skygen.errors import UnavailableError
+from skygen.errors import ConfigError, UnavailableError
 from skygen.models.backbones import BACKBONES, Backbone
 from skygen.models.fitting import guess_architectures, to_shapes
 from skygen.models.scorer import Scorer, require
@@ -182,7 +182,7 @@ def test_a_published_file_is_loaded_with_its_activation(
     if trained_quick == loaded_quick:
         assert max(differences) < 1e-6
     else:
-        assert min(differences) > 1e-2
+        assert min(differences) > 1e-4
 
 
 def test_it_embeds_as_open_clip_does_that_is_given_the_clean_weights(
@@ -235,8 +235,9 @@ def test_weights_that_do_not_fit_are_named_briefly(checkpoints: Path, tmp_path: 
         Scorer.load(str(write(tmp_path / "a.pt", state)), architecture=PLAIN)
     assert str(raised.value) == (
         f"{tmp_path}/a.pt: does not hold a skygen-test-tiny (2 missing: text_projection, ln_final.bias; 5 unexpected: extra.0, "
-        "extra.1, extra.2, …; 1 of another shape: logit_scale is (2,) and not ()); it looks like no CLIP that open_clip knows "
-        "(names begin positional_embedding, logit_scale, visual): give that model's own name or architecture, or the right file."
+        "extra.1, extra.2, …; 1 of another shape: logit_scale is (2,) and not ()); it looks like no CLIP that open_clip "
+        "knows (names begin positional_embedding, logit_scale, visual): give that model's own name or architecture, or the "
+        "right file."
     )
 
 
@@ -328,7 +329,7 @@ def test_a_file_with_more_positions_is_given_as_many_tokens(checkpoints: Path, t
     assert np.allclose(Scorer.load(str(tmp_path / "saved")).embed_texts([long]), scorer.embed_texts([long]), atol=1e-6)
     state = network.state_dict() | {"positional_embedding_res": torch.zeros(248, 32)}
     with pytest.raises(
-        UnavailableError, match="keeps LongCLIP's second table of positions .* for which open_clip has no place"
+        UnavailableError, match=r"keeps LongCLIP's second table of positions .* for which open_clip has no place"
     ):
         Scorer.load(str(write(tmp_path / "two.pt", state)), architecture=PLAIN)
 
@@ -368,14 +369,22 @@ def test_a_file_is_known_by_what_the_user_says_or_by_what_it_is_called(
         scorer = Scorer.load(name, architecture=None if ":" in name else QUICK)
         assert np.allclose(scorer.embed_texts(TEXTS), expected, atol=1e-6), name
         assert scorer.trained_on == ()
-    assert np.abs(Scorer.load(str(path), architecture=PLAIN).embed_texts(TEXTS) - expected).max() > 1e-2
+    assert np.abs(Scorer.load(str(path), architecture=PLAIN).embed_texts(TEXTS) - expected).max() > 1e-4
     add_row(monkeypatch)
     for place in ("Tiny/epoch_20.pt", "Tiny.pt", "tiny.bin"):
         scorer = Scorer.load(str(publish(tmp_path / "elsewhere" / place, network)))
         assert np.allclose(scorer.embed_texts(TEXTS), expected, atol=1e-6), place
         assert scorer.trained_on == ("SkyScript",)
     publish(checkpoints / "Tiny" / "epoch_20.pt", network)
-    assert np.abs(Scorer.load("tiny", architecture=PLAIN).embed_texts(TEXTS) - expected).max() > 1e-2
+    with pytest.raises(ConfigError) as raised:
+        Scorer.load("tiny", architecture=PLAIN)
+    assert str(raised.value) == (
+        "--scorer.architecture skygen-test-tiny: tiny was trained with QuickGELU; leave the setting out, or give the name with "
+        "-quickgelu at its end."
+    )
+    assert np.allclose(Scorer.load("tiny", architecture=QUICK).embed_texts(TEXTS), expected, atol=1e-6)
+    monkeypatch.setitem(BACKBONES, "tiny", replace(BACKBONES["tiny"], certain=False))  # as RemoteCLIP's
+    assert np.abs(Scorer.load("tiny", architecture=PLAIN).embed_texts(TEXTS) - expected).max() > 1e-4
 
 
 def test_a_file_of_unknown_network_is_refused_before_anything_is_loaded(checkpoints: Path, tmp_path: Path) -> None:
@@ -431,8 +440,8 @@ def test_a_file_on_the_hub_that_is_not_here_says_what_to_run(name: str, command:
     with pytest.raises(UnavailableError) as raised:
         Scorer.load(name)
     assert str(raised.value) == (
-        f"{name}: its weights are not here and the Hugging Face hub cannot be reached; where it can, run `{command} --local-dir "
-        f"{checkpoints}` ({BACKBONES[name].url}), and copy what it brings to {checkpoints / place} here."
+        f"{name}: its weights are not here and the Hugging Face hub cannot be reached; where it can, run `{command} "
+        f"--local-dir {checkpoints}` ({BACKBONES[name].url}), and copy what it brings to {checkpoints / place} here."
     )
     assert raised.value.exit_code == 69
 
@@ -473,7 +482,8 @@ def test_an_unknown_name_lists_the_known_ones(checkpoints: Path) -> None:
     said = str(raised.value)
     assert said.startswith(
         "--scorer.name skyclip: not a scorer that skygen knows (did you mean skyclip-vit-l14-top30pct or "
-        "skyclip-vit-l14-top50pct?), not a file, not a folder, and not an id on the Hugging Face hub; the known names are miniature, "
+        "skyclip-vit-l14-top50pct?), not a file, not a folder, and not an id on the Hugging Face hub; the known names are "
+        "miniature, "
     )
     assert all(name in said for name in BACKBONES)
 
