@@ -23,12 +23,13 @@ from skygen.errors import SkygenError
 from skygen.evaluation.alignment import caption_alignment_scores
 from skygen.evaluation.baselines import class_mode_captions, constant_caption, shuffled_captions
 from skygen.evaluation.captioning import caption_scores
-from skygen.evaluation.scores import format_table, to_metrics
+from skygen.evaluation.panel import list_scorers, load_scorer, log_training, name_data_set, require_scorers
+from skygen.evaluation.scores import Score, format_table, to_metrics
 from skygen.evaluation.tags import tag_scores
 from skygen.models.adapters import without_adapter
 from skygen.models.captioner import Captioner, CaptioningSettings
 from skygen.models.device import pick_device
-from skygen.models.scorer import Scorer, ScorerSettings, require
+from skygen.models.scorer import ScorerSettings
 from skygen.models.weights import ModelSettings
 from skygen.runs import Run, RunSettings, launch, logger
 from skygen.seeding import Seeds
@@ -59,10 +60,9 @@ class Config:
 
 
 def main(config: Config) -> None:
-    require(config.scorer.name)
+    require_scorers(config.scorer)
     device = pick_device()
     captioner = Captioner.load(config.model.name, config.model.adapter, device=device)
-    scorer = Scorer.load(config.scorer.name, device=device, batch_size=config.scorer.batch_size)
     seeds = Seeds(config.run.seed)
     with Run(config.run, config) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
@@ -76,10 +76,26 @@ def main(config: Config) -> None:
         subset = config.pairs.split or "all"
         scores = caption_scores(captions, references, subset=subset, seeds=seeds)
         scores += tag_scores(captions, references, subset=subset, seeds=seeds)
-        scores += caption_alignment_scores(scorer, images, captions, references, subset=subset, seeds=seeds)
+        for name in list_scorers(config.scorer):
+            scores += align(name, images, captions, references, subset, config, device)
         run.write_json("metrics.json", to_metrics("skygen-v1", scores))
         write_record(run, pairs, references, captions)
         logger.info(format_table(scores))
+
+
+def align(
+    name: str,
+    images: Sequence[Image.Image],
+    captions: Mapping[str, Sequence[str]],
+    references: Sequence[Sequence[str]],
+    subset: str,
+    config: Config,
+    device: str,
+) -> list[Score]:
+    """Score the captions by one of the scorers, which is in memory no longer than that."""
+    scorer = load_scorer(config.scorer, name, device)
+    log_training(scorer, name_data_set(config.pairs.root, config.pairs.csv))
+    return caption_alignment_scores(scorer, images, captions, references, subset=subset, seeds=Seeds(config.run.seed))
 
 
 def write_captions(captioner: Captioner, images: Sequence[Image.Image], config: Config) -> dict[str, list[str]]:

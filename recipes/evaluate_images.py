@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from skygen.evaluation.alignment import alignment_scores
 from skygen.evaluation.features import Extractor, inception_extractor, scorer_extractor
 from skygen.evaluation.fidelity import fidelity_scores
 from skygen.evaluation.judgement import accuracy_scores, name_classes
+from skygen.evaluation.panel import list_scorers, load_scorer, log_training, name_data_set, require_scorers
 from skygen.evaluation.scores import Score, format_table, to_metrics
 from skygen.generation.sampling import METADATA, read_metadata
 from skygen.models.device import pick_device
@@ -78,15 +79,18 @@ class Pictures:
 
 
 def main(config: Config) -> None:
+    require_scorers(config.scorer)
     device = pick_device()
-    scorer = Scorer.load(config.scorer.name, device=device, batch_size=config.scorer.batch_size)
+    scorer = load_scorer(config.scorer, config.scorer.name, device)
     if config.features.inception:
         extractor = inception_extractor(config.features.inception, device=device)
     else:
         extractor = scorer_extractor(scorer)
     judge = Judge.load(config.judge.name, device=device, batch_size=config.judge.batch_size) if config.judge.name else None
     seeds = Seeds(config.run.seed)
+    data_sets = name_data_set(config.pairs.root, config.pairs.csv)
     with Run(config.run, config) as run:
+        log_training(scorer, data_sets)
         rejects = Rejects(run.path("rejects.jsonl"))
         pairs = keep_readable(config.pairs.read(rejects), rejects, scorer.batch_size)
         rejects.check(len(pairs) + rejects.count, config.pairs.max_bad_fraction)
@@ -99,6 +103,9 @@ def main(config: Config) -> None:
             generated.append(read_samples(scorer, config.samples.base_root))
         subset = config.pairs.split or "all"
         scores = score(real, generated, extractor, f"skyclip:{scorer.name}", subset, seeds)
+        del scorer, extractor  # one CLIP in memory at a time
+        for name in list_scorers(config.scorer)[1:]:
+            scores += score_beside(load_scorer(config.scorer, name, device), [*generated, real], data_sets, subset, seeds)
         judged: dict[str, list[str]] = {}
         if judge:
             for pictures in (*generated, real):
@@ -146,7 +153,23 @@ def score(
         scores += fidelity_scores(
             real_features, features, model=pictures.model, subset=subset, extractor=extractor.name, seeds=seeds
         )
-    for pictures in (*generated, real):
+    return scores + align([*generated, real], scorer_name, subset, seeds)
+
+
+def score_beside(scorer: Scorer, origins: list[Pictures], data_sets: tuple[str, ...], subset: str, seeds: Seeds) -> list[Score]:
+    """Measure nearness to the prompts in the eyes of a further scorer, which embeds everything anew."""
+    log_training(scorer, data_sets)
+    embedded = [
+        replace(pictures, images=scorer.embed_images(pictures.paths), words=scorer.embed_texts(pictures.texts))
+        for pictures in origins
+    ]
+    return align(embedded, f"skyclip:{scorer.name}", subset, seeds)
+
+
+def align(origins: list[Pictures], scorer_name: str, subset: str, seeds: Seeds) -> list[Score]:
+    """Measure nearness to the prompts; that to shuffled ones for the first origin alone."""
+    scores: list[Score] = []
+    for pictures in origins:
         own, *shuffled = alignment_scores(
             pictures.images,
             pictures.words,
@@ -156,7 +179,7 @@ def score(
             extractor=scorer_name,
             seeds=seeds,
         )
-        scores += [own, *shuffled] if pictures is generated[0] else [own]
+        scores += [own, *shuffled] if pictures is origins[0] else [own]
     return scores
 
 

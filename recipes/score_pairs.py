@@ -2,8 +2,9 @@
 
     accelerate launch recipes/score_pairs.py --run.name scores --pairs.root DATA --keep top_30_percent
 
-``runs/<name>/kept.csv`` goes into a fine-tuning as ``--pairs.csv``; ``scores.parquet`` holds every pair. The same command
-continues a run that was broken off, and ``--keep`` may then change: nothing is scored twice.
+``runs/<name>/kept.csv`` goes into a fine-tuning as ``--pairs.csv``; ``scores.parquet`` holds every pair, and the shards it was
+made of lie in ``parts/scores``. The same command continues a run that was broken off, with any number of processes, and
+``--keep`` may then change: nothing is scored twice. An image that could not be read is looked for again once its shard is gone.
 """
 
 from __future__ import annotations
@@ -11,25 +12,28 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from skygen.data.exports.export import write_csv
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
-from skygen.data.selection import check_rule, keep_rows
-from skygen.data.table import PairList
+from skygen.data.selection import check_rule, keep_rows, rank_rows
+from skygen.data.table import UNIT, PairList
 from skygen.errors import ConfigError
-from skygen.evaluation.calibration import calibration_scores
+from skygen.evaluation.calibration import calibration_scores, rounding_scores
+from skygen.evaluation.caption_index import CaptionIndex
+from skygen.evaluation.embedding import find_batch_size, find_precision
 from skygen.evaluation.embedding_shards import EmbeddingShards
-from skygen.evaluation.pair_scoring import CaptionIndex, PairScorer, find_batch_size, find_precision
+from skygen.evaluation.pair_scoring import PairScorer
 from skygen.evaluation.pair_table import PairScores, write_scores
-from skygen.evaluation.scores import format_table, to_metrics
+from skygen.evaluation.scores import Score, format_table, to_metrics
 from skygen.models.device import start_accelerator
 from skygen.models.scorer import Scorer, ScorerSettings
 from skygen.runs import Continuation, Run, RunSettings, launch, logger
@@ -41,9 +45,9 @@ class ScoringSettings:
     """How pairs are scored."""
 
     caption_columns: tuple[str, ...] = ()
-    """Columns of captions to score, such as title_multi_objects title; the first decides what is kept."""
+    """Columns of captions to score, such as title_multi_objects title; the first says which pairs there are, and which stay."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the forward pass; auto takes bf16 where a try shows that it is a fifth faster."""
+    """Of the forward pass; auto takes bf16 where a try shows that it is a fifth faster, and what that changes is measured."""
     batch_size: int = 0
     """Images at a time; 0 tries which is fastest."""
     dataloader_num_workers: int = -1
@@ -64,17 +68,20 @@ class Config:
     """``top_N_percent`` of all pairs, ``top_N_percent_per_class``, or a least similarity such as ``0.25``."""
 
 
-CONTINUATION = Continuation("parts/scores/*.parquet", ("scorer.name", "scoring.caption_columns"))
+CONTINUATION = Continuation("parts/identity.json", ("scorer.name", "scorer.architecture", "scoring.caption_columns"))
+COMPARED = 1024
+"""Pairs that are scored in float32 too, after a run in bfloat16."""
 
 
 def main(config: Config) -> None:
     check_rule(config.keep)
     accelerator = start_accelerator()
-    scorer = Scorer.load(config.scorer.name, device=str(accelerator.device), batch_size=config.scorer.batch_size)
+    name, architecture = config.scorer.name, config.scorer.architecture
+    scorer = Scorer.load(name, device=str(accelerator.device), batch_size=config.scorer.batch_size, architecture=architecture)
     with Run(config.run, config, is_main=accelerator.is_main_process, continuation=CONTINUATION) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
         pairs, captions = read_captions(config, rejects)
-        identity = agree(config, scorer, pairs, accelerator, run)
+        identity = agree(config, scorer, pairs, captions, accelerator, run)
         workers = config.scoring.dataloader_num_workers
         embeddings = EmbeddingShards(run.path("embeddings", "x").parent, len(pairs)) if config.scoring.save_embeddings else None
         parts = PairScorer(
@@ -83,87 +90,115 @@ def main(config: Config) -> None:
             captions=captions,
             folder=run.path("parts", "x").parent,
             rejects=rejects,
+            max_bad_fraction=config.pairs.max_bad_fraction,
             precision=identity["precision"],
-            batch_size=identity["batch_size"],
+            batch_size=config.scoring.batch_size or identity["batch_size"],
             workers=min(8, len(os.sched_getaffinity(0)) // 2) if workers < 0 else workers,
             embeddings=embeddings,
         )
-        share = (accelerator.process_index, accelerator.num_processes)
-        parts.embed_texts(*share, lambda done, total: run.progress("shards of captions embedded", done, total))
-        accelerator.wait_for_everyone()
-        waited = parts.score(*share, lambda done, total: run.progress("shards of pairs scored", done, total))
-        accelerator.wait_for_everyone()
+        rank, processes = accelerator.process_index, accelerator.num_processes
+        whose = f" by the first of {processes} processes" if processes > 1 else ""
+        parts.embed_texts(rank, processes, lambda done, total: run.progress(f"distinct captions embedded{whose}", done, total))
+        waited = parts.score(rank, processes, lambda done, total: run.progress(f"pairs scored{whose}", done, total))
         rejects.check(len(pairs), config.pairs.max_bad_fraction)
         if accelerator.is_main_process:
             logger.info(f"{waited:.1%} of the time was spent waiting for decoded images")
-            finish(parts, pairs, config, run)
+            finish(parts, config, run)
 
 
 def read_captions(config: Config, rejects: Rejects) -> tuple[PairList, dict[str, CaptionIndex]]:
-    """Read the pairs, and number the captions of every column that is scored."""
-    columns = config.scoring.caption_columns or (config.pairs.caption_column or "captions",)
-    if not config.scoring.caption_columns:
-        pairs = config.pairs.read(rejects)
-        return pairs, {columns[0]: CaptionIndex.of(iterate_captions(pairs))}
-    lists = {name: replace(config.pairs, caption_column=name).read(rejects) for name in columns}
-    first = lists[columns[0]]
-    keys = [key for batch in first.batches() for key in batch["key"].to_pylist()]
-    indices = {}
-    for name, pairs in lists.items():
-        said = dict(zip((key for b in pairs.batches() for key in b["key"].to_pylist()), iterate_captions(pairs), strict=True))
-        indices[name] = CaptionIndex.of(said.get(key) or () for key in keys)
-    return first, indices
+    """Read the pairs, and number the captions of every column that is scored.
+
+    A pair of the first column that lacks a caption in a further one stays, without a score there.
+    """
+    name, *further = config.scoring.caption_columns or (config.pairs.caption_column or "captions",)
+    first = replace(config.pairs, caption_column=name) if config.scoring.caption_columns else config.pairs
+    pairs = first.read(rejects)
+    captions = {name: CaptionIndex.of(batch["captions"] for batch in pairs.batches())}
+    for column in further:
+        # all that there are: what is chosen by the captions of the first column is not to be chosen again by these
+        every = replace(config.pairs, caption_column=column, limit=0, where="", max_images_per_caption=0, max_bad_fraction=1.0)
+        others = every.read(Rejects(None))
+        places = pc.fill_null(pc.index_in(identify(pairs), identify(others)), -1).to_numpy()
+        captions[column] = CaptionIndex.of(batch["captions"] for batch in others.batches()).take(places)
+        if lacking := int((places < 0).sum()):
+            logger.info(f"{lacking:,} of {len(pairs):,} pairs have no caption in {column}, and no score of it")
+    return pairs, captions
 
 
-def iterate_captions(pairs: PairList) -> Iterator[list[str]]:
-    """Yield the captions of each pair."""
-    for batch in pairs.batches():
-        yield from batch["captions"].to_pylist()
+def identify(pairs: PairList) -> pa.ChunkedArray:
+    """Name each pair by its data set and its key, which another list of the same data sets has too."""
+    ends = np.cumsum([len(part.table) for part in pairs.tables])
+    data_set = pa.array(np.searchsorted(ends, pairs.rows, side="right").astype(str), pa.string())
+    return pc.binary_join_element_wise(pa.chunked_array([data_set]), pairs.column("key"), UNIT)
 
 
-def agree(config: Config, scorer: Scorer, pairs: PairList, accelerator: Accelerator, run: Run) -> dict[str, Any]:
+def agree(
+    config: Config, scorer: Scorer, pairs: PairList, captions: dict[str, CaptionIndex], accelerator: Accelerator, run: Run
+) -> dict[str, Any]:
     """Settle on precision and batch size, the same for every process and for what an earlier start has scored.
 
     Raises:
-        ConfigError: the run has scored other pairs.
+        ConfigError: the run has scored other pairs or captions, or at another precision.
     """
-    path, fingerprint = run.path("parts", "identity.json"), pairs.fingerprint()
     found: list[Any] = [None]
+    of_pairs = {"pairs": pairs.fingerprint(), "captions": {name: index.fingerprint() for name, index in captions.items()}}
     if accelerator.is_main_process:
-        found[0] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else find_identity(config, scorer, fingerprint)
-        if found[0]["pairs"] == fingerprint:
+        path = run.path("parts", "identity.json")
+        if path.exists():
+            found[0] = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            found[0] = of_pairs | find_settings(config, scorer)
             run.write_json("parts/identity.json", found[0])
     identity: dict[str, Any] = broadcast_object_list(found)[0]
-    if identity["pairs"] != fingerprint:
+    if {name: identity[name] for name in of_pairs} != of_pairs:
         raise ConfigError(f"{run.folder} has scored other pairs or captions; choose another --run.name for these.")
     if config.scoring.precision not in ("auto", identity["precision"]):
         raise ConfigError(f"{run.folder} was begun in {identity['precision']}; go on with it, or choose another --run.name.")
     return identity
 
 
-def find_identity(config: Config, scorer: Scorer, fingerprint: str) -> dict[str, Any]:
+def find_settings(config: Config, scorer: Scorer) -> dict[str, Any]:
     """Find out how this machine scores fastest."""
     precision = config.scoring.precision if config.scoring.precision != "auto" else find_precision(scorer)
     batch_size = config.scoring.batch_size or find_batch_size(scorer, precision)
     logger.info(f"{config.run.name}: {precision}, {batch_size} images at a time")
-    return {"pairs": fingerprint, "precision": precision, "batch_size": batch_size}
+    return {"precision": precision, "batch_size": batch_size}
 
 
-def finish(parts: PairScorer, pairs: PairList, config: Config, run: Run) -> None:
+def finish(parts: PairScorer, config: Config, run: Run) -> None:
     """Choose among the scored pairs, and write all scores, the kept pairs, and what the scores are worth."""
-    scores = PairScores.of(parts, pairs)
-    kept = keep_rows(scores.deciding, scores.keys, scores.classes, config.keep)
+    pairs, scores = parts.pairs, PairScores.of(parts, parts.pairs)
+    keys = scores.column("key")
+    kept = keep_rows(scores.deciding, keys, scores.column("class_name"), config.keep)
     write_scores(run.path("scores.parquet"), scores, kept)
-    best_first = np.lexsort((scores.keys[kept], -scores.deciding[kept]))
-    chosen = zip(scores.rows[kept][best_first].tolist(), scores.deciding[kept][best_first].tolist(), strict=True)
+    best_first = np.flatnonzero(kept)[rank_rows(scores.deciding[kept], keys.filter(pa.array(kept)))]
+    chosen = zip(scores.rows[best_first].tolist(), scores.deciding[best_first].tolist(), strict=True)
     column = "similarity_" + re.sub(r"\W+", "_", config.scorer.name)
     write_csv(run.path("kept.csv"), (replace(pairs[row], similarity=round(value, 6)) for row, value in chosen), column)
     extractor, subset = f"skyclip:{config.scorer.name}", config.pairs.split or "all"
     measured = calibration_scores(scores, subset=subset, extractor=extractor, seeds=Seeds(config.run.seed))
+    if parts.precision == "bf16":
+        measured += compare_precisions(parts, scores, config.keep, subset, extractor)
     run.write_json("metrics.json", to_metrics("skygen-v1", measured))
     logger.info(format_table(measured))
     least = f", similarity at least {scores.deciding[kept].min():.4f}" if kept.any() else ""
     logger.info(f"kept {int(kept.sum())} of {len(pairs)} pairs{least}: {run.path('kept.csv')}")
+
+
+def compare_precisions(parts: PairScorer, scores: PairScores, keep: str, subset: str, extractor: str) -> list[Score]:
+    """Score some of the pairs in float32 too, the same ones in every run over these pairs."""
+    draw = Seeds(0).numpy("precisions", len(scores.rows))
+    chosen = np.sort(draw.choice(len(scores.rows), min(COMPARED, len(scores.rows)), replace=False))
+    logger.info(f"{len(chosen):,} pairs are scored in float32 too, to see what bfloat16 changes")
+    exact = parts.rescore(scores.rows[chosen], "fp32")
+    some = PairScores(scores.pairs, scores.rows[chosen], {}, {}, {})
+    keys, classes = some.column("key"), some.column("class_name")
+
+    def choose(values: np.ndarray) -> np.ndarray:
+        return keep_rows(values, keys, classes, keep)
+
+    return rounding_scores(scores.deciding[chosen], exact, choose, subset=subset, extractor=extractor)
 
 
 if __name__ == "__main__":

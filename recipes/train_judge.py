@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 
 from skygen.checkpoints import Checkpoints
 from skygen.data.benchmarks import Benchmark, BenchmarkSettings
-from skygen.data.images import ImageError, open_image
+from skygen.data.images import open_image
 from skygen.data.loading import CaptionSettings, ImageSettings, PairStream, Positions, load_batches
 from skygen.data.pair import Pair, to_words
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
-from skygen.errors import ConfigError
+from skygen.errors import ConfigError, ImageError
 from skygen.evaluation.judgement import accuracy_by_class, accuracy_scores, name_classes
 from skygen.evaluation.scores import format_table, to_metrics
 from skygen.models.adapters import WholeModel

@@ -26,6 +26,14 @@ class DataError(SkygenError):
     exit_code: ClassVar[int] = 65
 
 
+class ArchiveError(DataError):
+    """A file, or a member of an archive, cannot be read; the message is a short reason for the ledger of rejects."""
+
+
+class ImageError(DataError):
+    """An image cannot be used; the message is a short reason for the ledger of rejects."""
+
+
 class UnavailableError(SkygenError):
     """Weights or data are not on this machine and cannot be fetched now."""
 

@@ -22,17 +22,14 @@ from pathlib import Path
 from typing import final
 
 from skygen.data.archive_members import COLUMNS, FOLDER, LISTING_ERRORS, Member, hash_name, list_members, load_index
-from skygen.errors import DataError
+from skygen.data.formats.parquet_images import read_parquet_image
+from skygen.errors import ArchiveError
 
 LARGEST_MEMBER = 512 << 20
 """Bytes of one file, packed or not: far above any image that is read here, far below what would exhaust a machine."""
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _ROOM_FOR_EXTRA_FIELD = 64
 _STORED, _DEFLATED = 0, 8
-
-
-class ArchiveError(DataError):
-    """A file or a member cannot be read; the message is a short reason for the ledger of rejects."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -84,8 +81,6 @@ def split_at_archive(path: Path) -> tuple[Path, str] | None:
 def _read_through(path: Path) -> bytes:
     file, ending, row = os.fspath(path).rpartition(".parquet/")
     if ending and row.isdecimal() and _is_archive(f"{file}.parquet"):
-        from skygen.data.formats.parquet_images import read_parquet_image
-
         return read_parquet_image(Path(f"{file}.parquet"), int(row))
     place = _split_quickly(os.fspath(path))
     if place is not None:

@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int32, Int64
 
-from skygen.data.images import ImageError, open_image
+from skygen.data.images import open_image
 from skygen.data.index import FINDINGS, IDENTITY, Index, read_findings
 from skygen.data.pairs import NO_CAPTION, absent_parts
 from skygen.data.rejects import Reject, read_rejects, write_rejects
 from skygen.data.skyscript import locate_image
 from skygen.data.table import SCHEMA, PairTable, take_rows
-from skygen.errors import DataError
+from skygen.errors import DataError, ImageError
 from skygen.storage import writing
 
 SMALLEST_TASK, LARGEST_TASK = 32, 2048
@@ -273,6 +273,6 @@ def _is_here(part: PairTable) -> Bool[np.ndarray, " rows"]:
 
 
 def _index_file(index: Index) -> Path:
-    if index.table.path is None:
+    if index.path is None:
         raise ValueError("only an index on the disk can be checked; build it first")
-    return index.table.path
+    return index.path

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from skygen.data.images import ImageError
 from skygen.data.pair import Box
+from skygen.errors import ImageError
 
 LOW, HIGH = 2.0, 98.0
 """Percentiles that become black and white."""

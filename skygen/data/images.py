@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from skygen.data.archives import ArchiveError, read_bytes
+from skygen.data.archives import read_bytes
+from skygen.data.geotiff import holds_measurements, open_geotiff
 from skygen.data.rejects import Rejects
-from skygen.errors import DataError, UnavailableError
+from skygen.errors import ArchiveError, ImageError, UnavailableError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,10 +29,6 @@ MIN_SIDE = 8
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 """Pillow's other decoders are left out: among them are some that start programs."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two BigTIFF's
-
-
-class ImageError(DataError):
-    """An image cannot be used; the message is a short reason for the ledger of rejects."""
 
 
 def open_image(source: Path | str | bytes) -> Image.Image:
@@ -54,11 +51,8 @@ def open_image(source: Path | str | bytes) -> Image.Image:
     """
     with _as_image_error(), _strict_about_bombs():
         data = source if isinstance(source, bytes) else read_bytes(Path(source))
-        if data[:4] in _TIFF:
-            from skygen.data.geotiff import holds_measurements, open_geotiff
-
-            if holds_measurements(data):
-                return open_geotiff(data, _check_size)
+        if data[:4] in _TIFF and holds_measurements(data):
+            return open_geotiff(data, _check_size)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size)
             image.load()  # verify() lets truncated files pass

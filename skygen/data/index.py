@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
@@ -28,7 +28,6 @@ from skygen.data.joining import Joining, KeyIndex, find_joining, row_reader
 from skygen.data.layouts import Layout
 from skygen.data.metas.columns import add_countries, add_metas
 from skygen.data.rejects import Rejects
-from skygen.data.spatial_split import assign_cells
 from skygen.data.table import CAPTIONS_OF, KEY_HASH, SCHEMA, PairTable, hash_keys
 from skygen.errors import DataError
 from skygen.storage import cache_folders, writing
@@ -70,14 +69,19 @@ class Index:
     Args:
         table: every pair of it.
         counts: what became of its rows.
-        ledger: the bad rows, where the list was indexed; None where it has just been read.
+        path: of the index, beside which the ledger lies and what a check found; None for a list that has just been read.
         identity: tells one state of the list from another; empty for a list in memory.
     """
 
     table: PairTable
     counts: Counts
-    ledger: Path | None = None
+    path: Path | None = None
     identity: str = ""
+
+    @property
+    def ledger(self) -> Path | None:
+        """The bad rows, where the list was indexed."""
+        return None if self.path is None else self.path.with_suffix(".jsonl")
 
 
 def index_path(layout: Layout) -> Path:
@@ -96,7 +100,7 @@ def open_index(layout: Layout, caption_column: str | None = None) -> Index | Non
             about = _read_about(path)
             if about["version"] == VERSION and about["signature"] == sign(layout):
                 part = map_pairs(layout.root, path, caption_column or about["caption_column"])
-                return Index(part, Counts(**about["counts"]), path.with_suffix(".jsonl"), about["identity"])
+                return Index(part, Counts(**about["counts"]), path, about["identity"])
     return None
 
 
@@ -110,8 +114,8 @@ def map_table(path: Path) -> pa.Table:
     return _mapped(path, path.stat().st_mtime_ns)
 
 
-def map_pairs(root: Path, path: Path, caption_column: str | None, cell_degrees: float | None = None) -> PairTable:
-    """Map an index that another process has found."""
+def map_pairs(root: Path, path: Path, caption_column: str | None) -> PairTable:
+    """Map an index that is known to be fresh, with the captions of one column."""
     table = choose_captions(map_table(path), caption_column)
     if table is None:
         raise DataError(f"{path}: has no captions of the column {caption_column}; index the data set again")
@@ -119,8 +123,7 @@ def map_pairs(root: Path, path: Path, caption_column: str | None, cell_degrees: 
     if findings is not None:
         for name in findings.column_names:
             table = table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), findings.column(name))
-    part = PairTable(root, table, path, caption_column)
-    return part if cell_degrees is None else assign_cells(part, cell_degrees)
+    return PairTable(root, table, partial(map_pairs, root, path, caption_column))
 
 
 def read_findings(path: Path) -> pa.Table | None:

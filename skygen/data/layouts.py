@@ -11,11 +11,11 @@ from pathlib import Path
 from skygen.data import skyscript
 from skygen.data.archives import forget_archives
 from skygen.data.formats import caption_json, imagefolder, parquet_images, sidecars, webdataset
-from skygen.data.formats.pair_csv import CAPTION_COLUMNS, Block, find_columns, read_csv
+from skygen.data.formats.pair_csv import CAPTION_COLUMNS, find_columns, read_csv
 from skygen.data.formats.pair_parquet import find_pair_parquet, read_pair_parquet
 from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects
-from skygen.data.table import to_batch
+from skygen.data.table import Block, to_batch
 from skygen.errors import ConfigError, DataError, UnavailableError
 
 PAIRS_A_BLOCK = 4096

@@ -22,12 +22,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from skygen.data.augmentation import DIHEDRAL, QUARTER_TURNS, color_jitter, dihedral, random_resized_crop
 from skygen.data.captions import strip_view_prefix
-from skygen.data.images import ImageError, fit_image, image_to_tensor, open_image
+from skygen.data.images import fit_image, image_to_tensor, open_image
 from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects
 from skygen.data.skyscript import view_prefix
 from skygen.data.table import PairList
-from skygen.errors import ConfigError
+from skygen.errors import ConfigError, ImageError
 from skygen.seeding import Seeds
 
 

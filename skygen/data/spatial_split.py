@@ -6,7 +6,8 @@ model. The split of a cell depends on its place alone, so data sets that are spl
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,12 @@ def assign_cells(part: PairTable, cell_degrees: float) -> PairTable:
     """Put each pair of a table on the side of its place on the ground, whatever its list says."""
     splits = split_by_cell(part.table, cell_degrees)
     table = part.table.set_column(part.table.schema.get_field_index("split"), SCHEMA.field("split"), splits)
-    return replace(part, table=table, cell_degrees=cell_degrees)
+    again = None if part.again is None else partial(_assign_again, part.again, cell_degrees)
+    return PairTable(part.root, table, again)
+
+
+def _assign_again(again: Callable[[], PairTable], cell_degrees: float) -> PairTable:
+    return assign_cells(again(), cell_degrees)
 
 
 def split_by_cell(table: pa.Table, cell_degrees: float) -> pa.Array:

@@ -6,13 +6,13 @@ A selection of millions of pairs is row numbers over such a table, which is mapp
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, final, overload
+from typing import Any, NamedTuple, final, overload
 
 import numpy as np
 import pyarrow as pa
@@ -75,25 +75,20 @@ class PairTable:
     Args:
         root: folder of the data set.
         table: with columns of ``SCHEMA``.
-        path: of the index that ``table`` is mapped from, which another process then maps instead of receiving a copy; None
-            for a table in memory.
-        caption_column: of the index, that ``captions`` are.
-        cell_degrees: side of the cells that say which split a pair is in; None where the list says it.
+        again: makes the same table in another process, which maps the file that this one is mapped from; None for a table in
+            memory, of which the other process receives a copy.
     """
 
     root: Path
     table: pa.Table
-    path: Path | None = None
-    caption_column: str | None = None
-    cell_degrees: float | None = None
+    again: Callable[[], PairTable] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Hand a mapped table to another process by its name."""
-        if self.path is None:
-            return PairTable, (self.root, self.table)
-        from skygen.data.index import map_pairs
+        return (PairTable, (self.root, self.table)) if self.again is None else (_call, (self.again,))
 
-        return map_pairs, (self.root, self.path, self.caption_column, self.cell_degrees)
+
+def _call(again: Callable[[], PairTable]) -> PairTable:
+    return again()
 
 
 @final
@@ -195,6 +190,21 @@ class PairList(Sequence[Pair]):
 
 def _weights_of_mean_1(pairs: PairList) -> Float[np.ndarray, " pairs"]:
     return np.ones(len(pairs)) if pairs.weights is None else pairs.weights * (len(pairs) / pairs.weights.sum())
+
+
+class Block(NamedTuple):
+    """Some rows of a data set that were read together.
+
+    Args:
+        batch: those that can be used, with the columns of ``SCHEMA``, and for a CSV one ``captions:NAME`` for each of its
+            columns of captions; that which is used is there twice, which costs nothing in memory.
+        rows: how many there were.
+        bad: how many cannot be used; the ledger has them.
+    """
+
+    batch: pa.RecordBatch
+    rows: int
+    bad: int
 
 
 def take_rows(batches: Sequence[pa.RecordBatch], rows: Int64[np.ndarray, " rows"]) -> Iterator[pa.RecordBatch]:

@@ -19,8 +19,9 @@ import pytest
 from skygen import storage
 from skygen.data import archives
 from skygen.data.archive_members import FEWEST_TO_KEEP
-from skygen.data.archives import Archive, ArchiveError, read_bytes, split_at_archive
+from skygen.data.archives import Archive, read_bytes, split_at_archive
 from skygen.data.zip_directory import zip_members
+from skygen.errors import ArchiveError
 from skygen.seeding import Seeds
 
 TEXT = b"a tile, " * 50

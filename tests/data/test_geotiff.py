@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from skygen.data.geotiff import holds_measurements, read_box
-from skygen.data.images import ImageError, open_image
+from skygen.data.images import open_image
 from skygen.data.pair import Box
+from skygen.errors import ImageError
 from skygen.seeding import Seeds
 
 rasterio = pytest.importorskip("rasterio")

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from skygen.data.augmentation import dihedral
-from skygen.data.images import ImageError, fit_image, image_to_tensor, open_image, tensor_to_image
+from skygen.data.images import fit_image, image_to_tensor, open_image, tensor_to_image
+from skygen.errors import ImageError
 from skygen.seeding import Seeds
 
 PIXELS = Seeds(0).numpy("pixels").integers(0, 256, (40, 60, 3), dtype=np.uint8)

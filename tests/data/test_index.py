@@ -329,10 +329,10 @@ def test_a_read_only_data_set_has_its_index_at_home_or_that_of_another(
     monkeypatch.setattr("skygen.storage.os.access", lambda path, mode: False)
     shared = open_index(layout_of(root))
     assert shared is not None
-    assert shared.table.path == root / ".skygen" / "index" / "pairs.arrow"
+    assert shared.path == root / ".skygen" / "index" / "pairs.arrow"
     own = build(root)
-    assert own.table.path is not None
-    assert own.table.path.is_relative_to(tmp_path / "home")
+    assert own.path is not None
+    assert own.path.is_relative_to(tmp_path / "home")
 
 
 def test_several_pairs_of_a_place_that_is_gone(root: Path, caplog: pytest.LogCaptureFixture) -> None:

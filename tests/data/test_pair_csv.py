@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from skygen.data.formats import pair_csv
-from skygen.data.formats.pair_csv import Block, find_columns, read_csv
+from skygen.data.formats.pair_csv import find_columns, read_csv
 from skygen.data.layouts import find_layout
 from skygen.data.pair import CLASS_TEMPLATE
 from skygen.data.pairs import read_pairs
 from skygen.data.rejects import Rejects
-from skygen.data.table import SCHEMA
+from skygen.data.table import SCHEMA, Block
 from skygen.errors import ConfigError, SkygenError
 from skygen.miniature.fabricate import fabricate
 from skygen.seeding import Seeds

@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from skygen.data.archives import ArchiveError, read_bytes
+from skygen.data.archives import read_bytes
 from skygen.data.formats import parquet_images
 from skygen.data.formats.parquet_images import find_image_parquet, holds_images, read_image_parquet, read_parquet_image
-from skygen.data.images import ImageError, open_image
+from skygen.data.images import open_image
 from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects, read_rejects
-from skygen.errors import ConfigError
+from skygen.errors import ArchiveError, ConfigError, ImageError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

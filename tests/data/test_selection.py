@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from skygen.data.selection import check_rule, keep_rows
@@ -11,8 +12,8 @@ from skygen.errors import ConfigError
 
 def kept(similarity: list[float], keep: str, keys: list[str] | None = None, classes: list[str] | None = None) -> list[int]:
     count = len(similarity)
-    names = np.array(keys or [f"{number:03d}" for number in range(count)])
-    mask = keep_rows(np.asarray(similarity, dtype=np.float64), names, np.array(classes or [""] * count), keep)
+    names = pa.array(keys or [f"{number:03d}" for number in range(count)], pa.string())
+    mask = keep_rows(np.asarray(similarity, dtype=np.float64), names, pa.array(classes or [None] * count, pa.string()), keep)
     return np.flatnonzero(mask).tolist()
 
 

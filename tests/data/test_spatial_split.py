@@ -80,7 +80,6 @@ def test_a_pair_without_a_box_is_on_no_side() -> None:
     table = pa.Table.from_batches([to_batch(pairs)], SCHEMA)
     part = assign_cells(PairTable(Path("x"), table), 0.1)
     splits = part.table["split"].to_pylist()
-    assert part.cell_degrees == 0.1
     assert [split is None for split in splits] == [True, False] * 3
     for split in ("train", "val", "test"):
         mask = Choice(split=split, split_by="cell").mask(part.table)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from skygen.data.exports.rows import Group, Row, check_key, check_room, describe, known_columns, read_image, rows_of
 from skygen.data.formats.imagefolder import METADATA
-from skygen.data.images import ImageError
 from skygen.data.pair import Pair, name_split
 from skygen.data.rejects import Rejects
 from skygen.data.skyscript import locate_image
 from skygen.data.table import PairList
+from skygen.errors import ImageError
 from skygen.storage import storage_error, writing
 
 MANIFEST = "export.json"

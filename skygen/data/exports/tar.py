@@ -20,11 +20,10 @@ from urllib.parse import quote
 import pyarrow.compute as pc
 
 from skygen.data.exports.rows import Group, check_room, describe, read_image, rows_of, write_manifest
-from skygen.data.images import ImageError
 from skygen.data.rejects import Reject, Rejects
 from skygen.data.skyscript import locate_image
 from skygen.data.table import PairList
-from skygen.errors import ConfigError
+from skygen.errors import ConfigError, ImageError
 from skygen.storage import writing
 
 MANIFEST = "shards.json"

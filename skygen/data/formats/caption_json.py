@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skygen.data.archives import ArchiveError, open_archive, split_at_archive
+from skygen.data.archives import open_archive, split_at_archive
 from skygen.data.formats.annotations import keep_captions, name_class
 from skygen.data.formats.folder_listing import find_files, list_folder
 from skygen.data.pair import Pair, name_split, relative_key, to_words
 from skygen.data.rejects import Rejects
 from skygen.data.skyscript import locate_image
-from skygen.errors import DataError
+from skygen.errors import ArchiveError, DataError
 
 PEEK = 1 << 16
 """Bytes of a JSON that tell what it is: the first image of NWPU-Captions and of RSICD takes under 3,000."""

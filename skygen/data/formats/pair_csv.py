@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +20,7 @@ from skygen.data.captions import VIEW_PREFIX_PATTERN, strip_view_prefix
 from skygen.data.pair import Pair, name_split, relative_key
 from skygen.data.rejects import Rejects
 from skygen.data.skyscript import END_OF_TAG_PATTERN, OBJECT_TYPES, SOURCES, leading_tag, parse_file_name, read_header
-from skygen.data.table import CAPTIONS_OF, SCHEMA, coarsest_gsd, to_batch
+from skygen.data.table import CAPTIONS_OF, SCHEMA, Block, coarsest_gsd, to_batch
 from skygen.errors import ConfigError, DataError
 
 BLOCK = 1 << 20
@@ -32,21 +31,6 @@ _MORE_CAPTION_COLUMNS = ("title_raw",)
 _FILE_PATH = (
     r"^images(?P<part>[0-9]{1,2})/(?P<kind>[awnr])(?P<osm_id>[0-9]{1,18})_(?P<source>[A-Z0-9]{2})_(?P<year>[0-9]{2})\.jpe?g$"
 )
-
-
-class Block(NamedTuple):
-    """Some rows of a data set that were read together.
-
-    Args:
-        batch: those that can be used, with the columns of ``SCHEMA``, and for a CSV one ``captions:NAME`` for each of its
-            columns of captions; that which is used is there twice, which costs nothing in memory.
-        rows: how many there were.
-        bad: how many cannot be used; the ledger has them.
-    """
-
-    batch: pa.RecordBatch
-    rows: int
-    bad: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from skygen.data.formats.pair_csv import Block
 from skygen.data.formats.parquet_images import holds_images
 from skygen.data.pair import relative_key
 from skygen.data.rejects import Rejects
-from skygen.data.table import CAPTIONS_OF, SCHEMA
+from skygen.data.table import CAPTIONS_OF, SCHEMA, Block
 from skygen.errors import ConfigError, DataError
 
 KEY_COLUMNS = ("key", "filepath", "file_name")

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from skygen.data.archives import ArchiveError
 from skygen.data.formats.annotations import (
     CAPTION_NAMES,
     CLASS_NAMES,
@@ -34,7 +33,7 @@ from skygen.data.formats.annotations import (
 from skygen.data.formats.folder_listing import find_files
 from skygen.data.pair import CLASS_TEMPLATE, Pair, name_split
 from skygen.data.rejects import Rejects
-from skygen.errors import ConfigError
+from skygen.errors import ArchiveError, ConfigError
 
 IMAGE_NAMES = ("image", "img", "picture", "jpg", "jpeg", "png", "tif", "webp", "image_bytes")
 """Columns that may hold images, as bytes or as {bytes, path}; else the first {bytes, path}."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from skygen.data.archives import ArchiveError, read_bytes
+from skygen.data.archives import read_bytes
 from skygen.data.geography import locate
 from skygen.data.metas.meta import Meta, MetaError, read_meta
 from skygen.data.rejects import Rejects
 from skygen.data.skyscript import has_part, locate_image
 from skygen.data.table import SCHEMA
-from skygen.errors import UnavailableError
+from skygen.errors import ArchiveError, UnavailableError
 
 _META_FIELDS = ("west", "south", "east", "north", "time", "center_tags", "surrounding_tags")
 
