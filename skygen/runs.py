@@ -83,6 +83,7 @@ class Run:
         self._said = -SECONDS_BETWEEN_LINES
         self._begun = time.monotonic()
         self._log_begun = False
+        self._rates: dict[str, tuple[float, int]] = {}
 
     def __enter__(self) -> Run:
         self._check_continuing()
@@ -157,10 +158,18 @@ class Run:
             self._said = now
 
     def progress(self, done_word: str, done: int, total: int) -> None:
-        """Say every few seconds how far a recipe has come."""
+        """Say every few seconds how far a recipe has come, how fast it goes, and how long it will still take.
+
+        The rate is that since the first call with the same words, which may come before anything is done.
+        """
         now = time.monotonic()
+        begun, before = self._rates.setdefault(done_word, (now, done))
         if self._is_main and (now - self._said > SECONDS_BETWEEN_LINES or done == total):
-            logger.info(f"{self.folder.name}: {done_word} {done}/{total}")
+            how_fast = ""
+            if done > before and now > begun:
+                rate = (done - before) / (now - begun)
+                how_fast = f"  {rate:.1f} a second, {(total - done) / rate / 60:.1f} min left"
+            logger.info(f"{self.folder.name}: {done_word} {done}/{total}{how_fast}")
             self._said = now
 
     def write_lines(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:

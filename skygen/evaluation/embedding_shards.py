@@ -84,7 +84,7 @@ class EmbeddingShards:
         return self.folder / f"{number:06d}.npy"
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=128)
 def _map(path: Path) -> Float[np.ndarray, "rows dimension"]:
     mapped: Float[np.ndarray, "rows dimension"] = np.load(path, mmap_mode="r", allow_pickle=False)
     return mapped

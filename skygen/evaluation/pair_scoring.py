@@ -7,26 +7,27 @@ image's cosines with a fixed sample of other captions. Some images are near to a
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float, Int64
-from PIL import Image
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from skygen.data.images import ImageError, open_image
-from skygen.data.pair import Pair
+from skygen.data.images import open_image
 from skygen.data.rejects import Rejects
+from skygen.data.table import PairList
+from skygen.errors import ImageError
+from skygen.evaluation.caption_index import CaptionIndex
+from skygen.evaluation.embedding import Precision, embed_pixels, embed_texts
 from skygen.evaluation.embedding_shards import EmbeddingShards
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
@@ -34,41 +35,12 @@ from skygen.storage import writing
 
 REFERENCES = 256
 """Captions that every image is compared with for its margin; the error of their mean is a sixteenth of their spread."""
+SECONDS_BETWEEN_LOOKS = 0.5
+MEASURES = ("similarity", "margin", "mismatched")
+"""Of each column of captions; in a shard ``MEASURE:COLUMN``."""
 
-Precision = Literal["fp32", "bf16"]
 Progress = Callable[[int, int], None]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class CaptionIndex:
-    """The captions of all pairs, each distinct one once.
-
-    Args:
-        texts: the distinct captions, in the order in which they first come.
-        starts: place in ``members`` of the first caption of each pair, and the end.
-        members: numbers of the captions of each pair.
-    """
-
-    texts: tuple[str, ...]
-    starts: Int64[np.ndarray, " pairs_and_one"]
-    members: Int64[np.ndarray, " captions"]
-
-    @classmethod
-    def of(cls, captions: Iterator[Sequence[str]]) -> CaptionIndex:
-        """Number the captions of pairs."""
-        numbers: dict[str, int] = {}
-        members: list[int] = []
-        starts = [0]
-        for some in captions:
-            members.extend(numbers.setdefault(text, len(numbers)) for text in some)
-            starts.append(len(members))
-        return cls(tuple(numbers), np.asarray(starts, np.int64), np.asarray(members, np.int64))
-
-    def of_pairs(self, first: int, stop: int) -> tuple[Int64[np.ndarray, " captions"], Int64[np.ndarray, " captions"]]:
-        """Return the captions of some pairs, and which of these pairs each belongs to, from 0."""
-        starts = self.starts[first : stop + 1]
-        return self.members[starts[0] : starts[-1]], np.repeat(np.arange(stop - first), np.diff(starts))
+References = tuple[Int64[np.ndarray, " references"], Float[np.ndarray, "references dimension"]]
 
 
 @final
@@ -82,18 +54,20 @@ class PairScorer:
         captions: of the pairs, by the name of their column; the first is the one that decides.
         folder: of the shards and of the embedded texts.
         rejects: where images that cannot be decoded are noted.
+        max_bad_fraction: largest share of the pairs whose image may be so, in [0, 1].
         precision: of the forward pass.
         batch_size: images or texts at a time.
         workers: processes that decode.
-        embeddings: where image embeddings are kept; None keeps none.
+        embeddings: where image embeddings are kept, in shards of as many rows; None keeps none.
         rows: pairs in a shard.
     """
 
     scorer: Scorer
-    pairs: Sequence[Pair]
-    captions: dict[str, CaptionIndex]
+    pairs: PairList
+    captions: Mapping[str, CaptionIndex]
     folder: Path
     rejects: Rejects
+    max_bad_fraction: float = 0.01
     precision: Precision = "fp32"
     batch_size: int = 64
     workers: int = 0
@@ -108,119 +82,200 @@ class PairScorer:
         """Return where a shard lies."""
         return self.folder / "scores" / f"part-{number:06d}.parquet"
 
+    def is_scored(self, number: int) -> bool:
+        """Say whether a shard has been written, with its embeddings where they are kept."""
+        return self.path(number).is_file() and (self.embeddings is None or self.embeddings.has(number))
+
     def texts(self, column: str) -> EmbeddingShards:
         """Return where the embedded captions of a column lie."""
         return EmbeddingShards(self.folder / "texts" / column, len(self.captions[column].texts))
 
     def embed_texts(self, rank: int, processes: int, progress: Progress) -> None:
-        """Embed this process's share of the distinct captions."""
-        for column, index in self.captions.items():
+        """Embed this process's share of the distinct captions, and wait for the others'.
+
+        Args:
+            rank: of this process, from 0.
+            processes: that share the work.
+            progress: is told the captions of this process done and in all, those of an earlier start included.
+        """
+        work = [(column, number) for column in self.captions for number in self.texts(column).numbers()]
+        sizes = {(column, number): len(self.texts(column).span(number)) for column, number in work}
+        own = work[rank::processes]
+        done, total = 0, sum(sizes[each] for each in own)
+        for column, number in sorted(own, key=lambda each: not self.texts(each[0]).has(each[1])):
             shards = self.texts(column)
-            own = [number for number in shards.numbers()[rank::processes] if not shards.has(number)]
-            for done, number in enumerate(own, start=1):
+            if not shards.has(number):
+                progress(done, total)
                 span = shards.span(number)
-                with autocast(self.scorer, self.precision):
-                    # Captions of like length together: nothing changes but the time that decoding them takes.
-                    embedded = self.scorer.embed_texts(index.texts[span.start : span.stop])
-                shards.write(number, embedded)
-                progress(done, len(own))
+                texts = self.captions[column].texts[span.start : span.stop].to_pylist()
+                shards.write(number, embed_texts(self.scorer, texts, self.precision, self.batch_size))
+            done += sizes[column, number]
+            progress(done, total)
+        _wait(lambda: all(self.texts(column).has(number) for column, number in reversed(work)))
 
     def score(self, rank: int, processes: int, progress: Progress) -> float:
-        """Score this process's share of the shards.
+        """Score this process's share of the shards, and wait for the others'.
+
+        Args:
+            rank: of this process, from 0.
+            processes: that share the work.
+            progress: is told the pairs of this process done and in all, those of an earlier start included.
 
         Returns:
             The share of the time that was spent waiting for decoded images, in [0, 1]; 0 where there was nothing to do.
+
+        Raises:
+            DataError: more images than allowed cannot be used; the shards before are written and stay.
         """
-        own = [number for number in self.shards()[rank::processes] if not self.path(number).is_file()]
+        share = self.shards()[rank::processes]
+        own = [number for number in share if not self.is_scored(number)]
         references = {column: self.references(column) for column in self.captions} if own else {}
+        spans = [self._span(number) for number in own]
+        total = sum(len(self._span(number)) for number in share)
+        done = total - sum(map(len, spans))
+        chunks = [span[start : start + self.batch_size] for span in spans for start in range(0, len(span), self.batch_size)]
         begun, waited = time.perf_counter(), 0.0
-        spans = [range(number * self.rows, min(len(self.pairs), (number + 1) * self.rows)) for number in own]
-        batches = iter(self._batches(spans))
-        for done, (number, span) in enumerate(zip(own, spans, strict=True), start=1):
-            images = np.zeros((len(span), 0), np.float32)
-            for _ in range(-(-len(span) // self.batch_size)):
-                start = time.perf_counter()
-                pixels, places = next(batches)
-                waited += time.perf_counter() - start
-                if len(places):
-                    embedded = embed_pixels(self.scorer, pixels, self.precision)
-                    images = images if images.size else np.zeros((len(span), embedded.shape[1]), np.float32)
-                    images[places - span.start] = embedded
+        batches = iter(self._load(chunks))
+        progress(done, total)
+        for number, span in zip(own, spans, strict=True):
+            images = np.zeros((len(span), next(iter(references.values()))[1].shape[1]), np.float32)
+            for start in range(0, len(span), self.batch_size):
+                asked = time.perf_counter()
+                rows, pixels = next(batches)
+                waited += time.perf_counter() - asked
+                if len(rows):
+                    images[rows - span.start] = embed_pixels(self.scorer, pixels, self.precision)
+                progress(done + min(start + self.batch_size, len(span)), total)
+            # before the shard is written: after a disk that went away, its images are to be looked for again
+            self.rejects.check(len(self.pairs), self.max_bad_fraction)
             self._write(number, span, images, references)
-            progress(done, len(own))
+            done += len(span)
         seconds = time.perf_counter() - begun
+        _wait(lambda: all(self.is_scored(number) for number in reversed(self.shards())))
         return waited / seconds if own else 0.0
 
-    def references(self, column: str) -> tuple[Int64[np.ndarray, " references"], Float[np.ndarray, "references dimension"]]:
+    def references(self, column: str) -> References:
         """Return numbers and embeddings of the captions that others are measured against, in every process and run the same."""
         count = len(self.captions[column].texts)
         draw = Seeds(0).numpy("references", column, count)
         chosen = np.sort(draw.choice(count, size=min(REFERENCES, count), replace=False))
-        return chosen, self.texts(column).take(chosen).astype(np.float32)
+        return chosen, self.texts(column).take(chosen)
 
     def read(self) -> pa.Table:
-        """Read all shards, in the order of the pairs; pairs whose image cannot be read are not in them."""
-        return pa.concat_tables([pq.read_table(self.path(number)) for number in self.shards()])
+        """Read all shards but the keys, in the order of the pairs; pairs whose image cannot be read are not in them."""
+        names = ["row", *(f"{measure}:{column}" for column in self.captions for measure in MEASURES)]
+        return pa.concat_tables([pq.read_table(self.path(number), columns=names) for number in self.shards()])
 
-    def _batches(self, spans: Sequence[range]) -> DataLoader[Any]:
-        chunks = [
-            list(span[start : start + self.batch_size]) for span in spans for start in range(0, len(span), self.batch_size)
-        ]
+    def rescore(self, rows: Int64[np.ndarray, " chosen"], precision: Precision) -> Float[np.ndarray, " chosen"]:
+        """Score some pairs anew at another precision, by the column that decides, and keep nothing.
+
+        Args:
+            rows: of the pairs, in ascending order.
+            precision: of the forward pass.
+
+        Returns:
+            Similarities; NaN where an image can no longer be read.
+        """
+        members, owners = next(iter(self.captions.values())).take(rows).of_pairs(0, len(rows))
+        numbers, places = np.unique(members, return_inverse=True)
+        distinct = next(iter(self.captions.values())).texts.take(pa.array(numbers)).to_pylist()
+        texts = embed_texts(self.scorer, distinct, precision, self.batch_size)
+        images = np.full((len(rows), texts.shape[1]), np.nan, np.float32)
+        starts = range(0, len(rows), self.batch_size)
+        for read, pixels in self._load([rows[start : start + self.batch_size].tolist() for start in starts]):
+            if len(read):
+                images[np.searchsorted(rows, read)] = embed_pixels(self.scorer, pixels, precision)
+        cosines = np.einsum("nd,nd->n", images[owners], texts[places])
+        return np.bincount(owners, cosines, minlength=len(rows)) / np.bincount(owners, minlength=len(rows))
+
+    def _span(self, number: int) -> range:
+        return range(number * self.rows, min(len(self.pairs), (number + 1) * self.rows))
+
+    def _load(self, chunks: Sequence[Sequence[int]]) -> DataLoader[Any]:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warns of the processes that are forked here
         return DataLoader(
             _Pixels(self.pairs, self.scorer.preprocess, self.rejects),
-            batch_sampler=chunks,
-            num_workers=self.workers,
-            collate_fn=partial(_stack),
+            batch_sampler=chunks,  # type: ignore[arg-type]  # any iterable of lists of rows
+            num_workers=min(self.workers, len(chunks)),
+            collate_fn=_stack,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),
         )
 
-    def _write(self, number: int, span: range, images: Float[np.ndarray, "count dimension"], references: Any) -> None:
+    def _write(
+        self, number: int, span: range, images: Float[np.ndarray, "count dimension"], references: Mapping[str, References]
+    ) -> None:
         """Compare images with their captions and write the shard, its embeddings first: a shard that is there has them."""
-        readable = images.any(axis=1)
-        if not images.shape[1]:
-            images = np.zeros((len(span), next(iter(references.values()))[1].shape[1]), np.float32)
         if self.embeddings is not None:
             self.embeddings.write(number, images.astype(np.float16))
-        columns: dict[str, pa.Array] = {
+        columns = {
             "row": pa.array(np.arange(span.start, span.stop)),
-            "key": pa.array([self.pairs[row].key for row in span], pa.string()),
+            "key": self.pairs[span.start : span.stop].column("key"),
         }
         for name, index in self.captions.items():
             members, owners = index.of_pairs(span.start, span.stop)
-            texts = self.texts(name).take(members).astype(np.float32)
-            cosines = np.einsum("nd,nd->n", images[owners], texts)
-            counts = np.bincount(owners, minlength=len(span))
-            mean = np.bincount(owners, cosines, minlength=len(span)) / np.maximum(counts, 1)
-            columns[f"similarity:{name}"] = pa.array(mean.astype(np.float32))
-            numbers, sample = references[name]
-            others = images @ sample.T
-            columns[f"margin:{name}"] = pa.array((mean - others.mean(axis=1)).astype(np.float32))
-            first = members[np.minimum(np.cumsum(counts) - counts, max(0, len(members) - 1))]
-            columns[f"mismatched:{name}"] = pa.array(_mismatch(others, numbers, first, span).astype(np.float32))
-        table = pa.table(columns).filter(pa.array(readable))
+            texts = self.texts(name).take(members)
+            cosines = np.einsum("nd,nd->n", images[owners], texts) if len(members) else np.zeros(0, np.float32)
+            found = measure_pairs(images, cosines, members, owners, *references[name])
+            for measure, values in zip(MEASURES, found, strict=True):
+                columns[f"{measure}:{name}"] = pa.array(values.astype(np.float32))
+        table = pa.table(columns).filter(pa.array(images.any(axis=1)))
         with writing(self.path(number)) as temporary:
             pq.write_table(table, temporary, compression="zstd")
 
 
-def _mismatch(
-    others: Float[np.ndarray, "count references"],
-    numbers: Int64[np.ndarray, " references"],
-    own: Int64[np.ndarray, " count"],
-    span: range,
-) -> Float[np.ndarray, " count"]:
-    """Take of each image the cosine with one caption of the sample that is not its own; NaN where there is no other."""
-    if len(numbers) < 2:
-        return np.full(len(own), np.nan, np.float32)
-    place = np.asarray(span) % len(numbers)
-    place = np.where(numbers[place] == own, (place + 1) % len(numbers), place)
-    return others[np.arange(len(own)), place]
+def measure_pairs(
+    images: Float[np.ndarray, "pairs dimension"],
+    cosines: Float[np.ndarray, " captions"],
+    members: Int[np.ndarray, " captions"],
+    owners: Int[np.ndarray, " captions"],
+    numbers: Int[np.ndarray, " references"],
+    references: Float[np.ndarray, "references dimension"],
+) -> tuple[Float[np.ndarray, " pairs"], Float[np.ndarray, " pairs"], Float[np.ndarray, " pairs"]]:
+    """Return similarity, margin and the cosine with a caption of another wording, of pairs of one column of captions.
+
+    Args:
+        images: unit vectors.
+        cosines: of each caption with its image.
+        members: numbers of the captions.
+        owners: which image each is of.
+        numbers: of the captions of the sample, in ascending order.
+        references: their unit vectors.
+
+    Returns:
+        Cosines in [-1, 1], a margin in [-2, 2], and NaN where a pair has no caption, or the sample none but its own.
+    """
+    counts = np.bincount(owners, minlength=len(images))
+    with np.errstate(invalid="ignore"):
+        similarity = np.bincount(owners, cosines, minlength=len(images)) / counts
+    places = np.minimum(np.searchsorted(numbers, members), max(0, len(numbers) - 1))
+    own: Bool[np.ndarray, "pairs references"] = np.zeros((len(images), len(numbers)), dtype=bool)
+    sampled = numbers[places] == members if len(numbers) else np.zeros(len(members), dtype=bool)
+    own[owners[sampled], places[sampled]] = True
+    others = np.where(own, np.nan, images @ references.T).astype(np.float64)
+    left = (~own).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        margin = similarity - np.nansum(others, axis=1) / left
+    # one after the other, so that the other captions are met alike often; of an own one, the next that is not
+    place = np.arange(len(images)) % max(1, len(numbers))
+    other = np.full(len(images), np.nan)
+    for _ in range(int(own.sum(axis=1).max(initial=0)) + 1 if len(numbers) else 0):
+        found = others[np.arange(len(images)), place]
+        place = np.where(np.isnan(found), (place + 1) % len(numbers), place)
+        other = np.where(np.isnan(other), found, other)
+    return similarity, margin, np.where(counts > 0, other, np.nan)
+
+
+def _wait(is_done: Callable[[], bool]) -> None:
+    """Wait for the files of other processes; a barrier of torch's would give up on a slower one after minutes."""
+    while not is_done():
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 class _Pixels(Dataset[Any]):
     """Decoded and preprocessed images; an unreadable one is noted, and None."""
 
-    def __init__(self, pairs: Sequence[Pair], preprocess: Callable[[Any], Tensor], rejects: Rejects) -> None:
+    def __init__(self, pairs: PairList, preprocess: Callable[[Any], Tensor], rejects: Rejects) -> None:
         self.pairs = pairs
         self.preprocess = preprocess
         self.rejects = rejects
@@ -234,70 +289,7 @@ class _Pixels(Dataset[Any]):
             return row, None
 
 
-def _stack(items: Sequence[tuple[int, Tensor | None]]) -> tuple[Tensor, Int64[np.ndarray, " read"]]:
+def _stack(items: Sequence[tuple[int, Tensor | None]]) -> tuple[Int64[np.ndarray, " read"], Tensor]:
     read = [(row, pixels) for row, pixels in items if pixels is not None]
     rows = np.asarray([row for row, _ in read], np.int64)
-    return (torch.stack([pixels for _, pixels in read]) if read else torch.empty(0)), rows
-
-
-def find_batch_size(scorer: Scorer, precision: Precision, *, most: int = 512) -> int:
-    """Find how many images at a time a scorer embeds fastest on this device: doubled for as long as it gains a twentieth.
-
-    Args:
-        scorer: the CLIP.
-        precision: of the forward pass.
-        most: where to stop; also after a try that takes seconds or does not fit the memory.
-    """
-    rates: dict[int, float] = {}
-    size = 8
-    while size <= most:
-        try:
-            seconds = _time_images(scorer, precision, size)
-        except torch.OutOfMemoryError:
-            break
-        rates[size] = size / seconds
-        if seconds > SLOWEST_TRY or (size > 8 and rates[size] < 1.05 * rates[size // 2]):
-            break
-        size *= 2
-    return max(rates, key=rates.__getitem__) if rates else 1
-
-
-def find_precision(scorer: Scorer, batch_size: int = 16) -> Precision:
-    """Say whether bfloat16 embeds images a fifth faster than float32 here, by trying both."""
-    if next(scorer.model.parameters()).device.type not in ("cuda", "cpu"):
-        return "fp32"
-    seconds: dict[Precision, float] = {precision: _time_images(scorer, precision, batch_size) for precision in ("fp32", "bf16")}
-    return "bf16" if seconds["bf16"] * 1.2 < seconds["fp32"] else "fp32"
-
-
-SLOWEST_TRY = 4.0
-"""Seconds of a batch after which a larger one is not tried."""
-
-
-def _time_images(scorer: Scorer, precision: Precision, count: int) -> float:
-    """Time the embedding of blank images, the better of two tries after a first one that allocates."""
-    blank = scorer.preprocess(Image.new("RGB", (64, 64))).expand(count, -1, -1, -1)
-    tries = []
-    for _ in range(3):
-        start = time.perf_counter()
-        embed_pixels(scorer, blank, precision)
-        tries.append(time.perf_counter() - start)
-        if tries[0] > SLOWEST_TRY:
-            return tries[0]
-    return min(tries[1:])
-
-
-def embed_pixels(scorer: Scorer, pixels: Tensor, precision: Precision) -> Float[np.ndarray, "count dimension"]:
-    """Embed preprocessed images as unit vectors, float32, whatever the precision of the forward pass."""
-    device = next(scorer.model.parameters()).device
-    with torch.inference_mode(), autocast(scorer, precision):
-        embedded = scorer.model.encode_image(pixels.to(device, non_blocking=True), normalize=False)
-    unit: Float[np.ndarray, "count dimension"] = torch.nn.functional.normalize(embedded.float(), dim=-1).cpu().numpy()
-    return unit
-
-
-def autocast(scorer: Scorer, precision: Precision) -> Any:
-    """Return the context in which a scorer computes at a precision."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(next(scorer.model.parameters()).device.type, torch.bfloat16)
+    return rows, torch.stack([pixels for _, pixels in read]) if read else torch.empty(0)

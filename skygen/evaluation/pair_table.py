@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int64
 
 from skygen.data.skyscript import locate_image
 from skygen.data.table import PairList
-from skygen.evaluation.pair_scoring import PairScorer
+from skygen.evaluation.pair_scoring import MEASURES, PairScorer
 from skygen.storage import writing
 
 
@@ -26,17 +26,13 @@ class PairScores:
     Args:
         pairs: all of them.
         rows: places in ``pairs`` of those that have scores.
-        keys: of these.
-        classes: of these; empty text where it is not known.
         similarity: cosine with the caption, the mean over several, by column of captions; the first column decides.
-        margin: the same above the mean cosine with a sample of captions.
-        mismatched: cosine with a caption of another wording.
+        margin: the same above the mean cosine with a sample of other captions.
+        mismatched: cosine with a caption of another wording. All three are NaN where a pair lacks a caption.
     """
 
     pairs: PairList
     rows: Int64[np.ndarray, " scored"]
-    keys: np.ndarray
-    classes: np.ndarray
     similarity: dict[str, Float[np.ndarray, " scored"]]
     margin: dict[str, Float[np.ndarray, " scored"]]
     mismatched: dict[str, Float[np.ndarray, " scored"]]
@@ -46,13 +42,15 @@ class PairScores:
         """Gather all shards."""
         table = parts.read()
         rows = table.column("row").to_numpy()
-        names = (name or "" for batch in pairs.batches() for name in batch["class_name"].to_pylist())
-        classes = np.asarray(list(names), dtype=str)[rows]
         measured = {
             what: {name: table.column(f"{what}:{name}").to_numpy().astype(np.float64) for name in parts.captions}
-            for what in ("similarity", "margin", "mismatched")
+            for what in MEASURES
         }
-        return cls(pairs, rows, np.asarray(table.column("key").to_pylist(), dtype=str), classes, **measured)
+        return cls(pairs, rows, **measured)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return what is known of the scored pairs, such as ``key`` or ``class_name``."""
+        return PairList(self.pairs.tables, self.pairs.rows[self.rows]).column(name)
 
     @property
     def deciding(self) -> Float[np.ndarray, " scored"]:
@@ -76,7 +74,6 @@ def write_scores(path: Path, scores: PairScores, kept: Bool[np.ndarray, " scored
 
 def _blocks(scores: PairScores, kept: Bool[np.ndarray, " scored"]) -> Iterator[pa.Table]:
     first = 0
-    done = 0
     root_of = [part.root for part in scores.pairs.tables]
     for batch in scores.pairs.batches():
         own = slice(*np.searchsorted(scores.rows, (first, first + batch.num_rows)))
@@ -96,9 +93,8 @@ def _blocks(scores: PairScores, kept: Bool[np.ndarray, " scored"]) -> Iterator[p
         }
         for place, name in enumerate(scores.similarity):
             ending = f":{name}" if place else ""
-            for what in ("similarity", "margin", "mismatched"):
+            for what in MEASURES:
                 columns[what + ending] = pa.array(getattr(scores, what)[name][own].astype(np.float32))
         columns["kept"] = pa.array(kept[own])
         yield pa.table(columns)
         first += batch.num_rows
-        done += len(keys)

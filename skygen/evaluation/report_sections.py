@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup
 
-from skygen.data.images import ImageError
+from skygen.errors import ImageError
 from skygen.evaluation.report_figures import draw_curve, draw_similarities, encode_thumbnail
 from skygen.evaluation.report_records import (
     CaptionedImage,

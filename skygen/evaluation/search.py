@@ -16,7 +16,7 @@ from skygen.errors import DataError
 from skygen.evaluation.embedding_shards import EmbeddingShards
 
 MARGIN = 1e-4
-"""Above twice the error of a float32 cosine: at 768 dimensions and the worst rounding 768 · 2⁻²⁴ = 4.6e-5, in fact about 1e-7."""
+"""Above twice the error of a float32 cosine: 768 · 2⁻²⁴ = 4.6e-5 at most at 768 dimensions, in fact about 1e-7."""
 Progress = Callable[[int, int], None]
 
 
@@ -49,6 +49,8 @@ def search(
         raise ValueError(f"count is {count}, and must be at least 1")
     queries = _normalize(query.reshape(-1, query.shape[-1]))
     narrow = np.ascontiguousarray(queries.T, np.float32)
+    if progress is not None:
+        progress(0, embeddings.count)
     best = [(np.empty(0, np.int64), np.empty(0, np.float64)) for _ in queries]
     for number in embeddings.numbers():
         span = embeddings.span(number)
@@ -105,7 +107,9 @@ def _merge(
     return rows[order], cosines[order]
 
 
-def _cosines(block: Float[np.ndarray, "rows dimension"], query: Float64[np.ndarray, " dimension"]) -> Float64[np.ndarray, " rows"]:
+def _cosines(
+    block: Float[np.ndarray, "rows dimension"], query: Float64[np.ndarray, " dimension"]
+) -> Float64[np.ndarray, " rows"]:
     """Compute cosines so that equal rows have equal ones, which a matrix product does not promise."""
     wide = block.astype(np.float64)
     return np.clip((wide * query).sum(axis=1) / np.sqrt((wide * wide).sum(axis=1)), -1.0, 1.0)
@@ -132,6 +136,6 @@ def _map(embeddings: EmbeddingShards, number: int, dimension: int | None = None)
         raise DataError(f"{name} has {len(block)} rows instead of {len(span)}; delete it, and run again what made it.")
     if dimension is not None and block.shape[1] != dimension:
         raise DataError(
-            f"{name} has {block.shape[1]} dimensions and the query {dimension}: another CLIP made them; search with the same one."
+            f"{name} has {block.shape[1]} dimensions and the query {dimension}: another CLIP made them; search with that one."
         )
     return block

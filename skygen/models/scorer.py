@@ -31,6 +31,8 @@ class ScorerSettings:
     it was trained with OpenAI's activation, which its weights do not show."""
     batch_size: int = 64
     """Images or texts embedded at a time."""
+    also: tuple[str, ...] = ()
+    """Further CLIPs that score beside it; one that neither filtered nor trained on the data keeps the comparison honest."""
 
 
 @final

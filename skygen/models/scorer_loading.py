@@ -272,11 +272,18 @@ def _load_own_layout(place: str, device: str) -> Loaded:
     is_folder = Path(place).is_dir()
     schema = f"local-dir:{place}" if is_folder else f"hf-hub:{place}"
     with reading_weights(place):
-        config = json.loads(Path(f"{place}/{CONFIG}" if is_folder else hf_hub_download(place, CONFIG)).read_text("utf-8"))
+        path = Path(f"{place}/{CONFIG}" if is_folder else hf_hub_download(place, CONFIG))
+        try:
+            config = json.loads(path.read_text("utf-8"))
+            config["model_cfg"]["text_cfg"], config["model_cfg"]["vision_cfg"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UnavailableError(
+                f"{path}: is no description of a CLIP as open_clip writes it; copy the model again."
+            ) from error
         try:  # without require_pretrained, a folder that lacks its weights would become a CLIP of random ones
             with quiet_open_clip():
                 model = open_clip.create_model(schema, device=device, require_pretrained=True)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
             raise UnavailableError(
                 f"{place}: its weights are missing or do not fit its {CONFIG}; copy the whole model again."
             ) from error

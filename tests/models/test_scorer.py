@@ -6,6 +6,8 @@ import json
 import logging
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -486,6 +488,33 @@ def test_an_unknown_name_lists_the_known_ones(checkpoints: Path) -> None:
         "miniature, "
     )
     assert all(name in said for name in BACKBONES)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_cfg": {}}', '{"model_cfg": 3}'])
+def test_a_folder_with_a_spoilt_description_is_explained(content: str, skyclip_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(skyclip_folder, tmp_path / "model")
+    (tmp_path / "model" / "open_clip_config.json").write_text(content)
+    with pytest.raises(UnavailableError, match=r"open_clip_config\.json: is no description of a CLIP as open_clip writes it"):
+        Scorer.load(str(tmp_path / "model"))
+
+
+LOOKING = """
+import sys, time
+from skygen.errors import UnavailableError
+from skygen.models.scorer import require
+begun = time.monotonic()
+try:
+    require("laion2b-vit-l14")
+except UnavailableError:
+    print(round(time.monotonic() - begun, 1), sorted({"torch", "open_clip", "transformers"} & set(sys.modules)))
+"""
+
+
+def test_looking_is_quick_and_loads_nothing(checkpoints: Path) -> None:
+    ran = subprocess.run([sys.executable, "-c", LOOKING], capture_output=True, text=True, check=True)
+    seconds, loaded = ran.stdout.split(" ", 1)
+    assert float(seconds) < 3
+    assert loaded.strip() == "[]"
 
 
 def test_loading_leaves_the_log_alone(
