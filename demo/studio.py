@@ -112,7 +112,10 @@ class Studio:
     @cached_property
     def scorer(self) -> Scorer:
         """The judge of both."""
-        return Scorer.load(self.config.scorer.name, device=self.device, batch_size=self.config.scorer.batch_size)
+        settings = self.config.scorer
+        return Scorer.load(
+            settings.name, device=self.device, batch_size=settings.batch_size, architecture=settings.architecture
+        )
 
     @cached_property
     def device(self) -> str:

@@ -111,7 +111,9 @@ def main(config: Config) -> None:
         raise ConfigError(
             "nothing to evaluate on: give --benchmark.root, --benchmark.class_folders or --retrieval.root, or several of them."
         )
-    scorer = Scorer.load(config.scorer.name, device=pick_device(), batch_size=config.scorer.batch_size)
+    scorer = Scorer.load(
+        config.scorer.name, device=pick_device(), batch_size=config.scorer.batch_size, architecture=config.scorer.architecture
+    )
     seeds = Seeds(config.run.seed)
     with Run(config.run, config) as run:
         rejects = Rejects(run.path("rejects.jsonl"))

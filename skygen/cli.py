@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
-from skygen.commands import data, results, searching
+from skygen.commands import data, results, searching, weights
 from skygen.commands.answer import Answer
 from skygen.runs import explaining
 
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "check": data.check,
     "audit": data.audit,
     "search": searching.search,
+    "convert": weights.convert,
     "fabricate": data.fabricate,
     "report": results.report,
     "doctor": results.doctor,

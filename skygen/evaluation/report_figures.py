@@ -85,16 +85,23 @@ def draw_curve(steps: Sequence[int], values: Sequence[float], name: str) -> Mark
 
 
 def draw_similarities(
-    similarities: Float[np.ndarray, " count"], kept: Float[np.ndarray, " count"], threshold: float | None
+    similarities: Float[np.ndarray, " count"],
+    kept: Float[np.ndarray, " count"],
+    threshold: float | None,
+    mismatched: Float[np.ndarray, " others"] | None = None,
 ) -> Markup:
     """Draw the histogram of SkyCLIP similarities, kept pairs on dropped ones, with the threshold that parts them.
+
+    The outline before them is that of the same images with other captions: where it lies, a similarity says nothing.
 
     Args:
         similarities: cosine of image and text, one a pair.
         kept: 1 for a kept pair, 0 for a dropped one.
         threshold: smallest similarity that was kept; None where no single one parts the pairs.
+        mismatched: cosines of images and captions of others; None where they are not known.
     """
-    edges = np.histogram_bin_edges(similarities, bins=HISTOGRAM_BINS)
+    others = np.zeros(0) if mismatched is None else mismatched
+    edges = np.histogram_bin_edges(np.concatenate([similarities, others]), bins=HISTOGRAM_BINS)
     stays = kept > 0
 
     from matplotlib.ticker import MaxNLocator
@@ -102,6 +109,8 @@ def draw_similarities(
     def draw(axes: Axes) -> None:
         parts = [similarities[stays], similarities[~stays]]
         axes.hist(parts, bins=list(edges), stacked=True, color=[_MAIN, _SECOND], rwidth=0.88, linewidth=0)
+        if len(others):
+            axes.hist(others, bins=list(edges), histtype="step", color=_SOFT, linewidth=1.1)
         if threshold is not None and not stays.all():
             axes.axvline(threshold, color=_MARK, linewidth=1.0, linestyle=(0, (3, 2)))
             right = threshold < (edges[0] + edges[-1]) / 2
@@ -111,7 +120,7 @@ def draw_similarities(
             )  # fmt: skip
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.margins(y=0.16)  # room for the words above the bars
-        axes.set_xlabel("SkyCLIP similarity")
+        axes.set_xlabel("SkyCLIP similarity" + (" (outline: with captions of other images)" if len(others) else ""))
         axes.set_ylabel("pairs")
 
     return _to_svg(draw, f"histogram of the SkyCLIP similarities of {len(similarities)} pairs")

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Float
 from markupsafe import Markup
 
@@ -113,10 +115,22 @@ def show_pairs(record: RunRecord) -> PairsSection | None:
         run=record.name,
         count=len(values),
         kept=int(stays.sum()),
-        histogram=draw_similarities(values, stays, find_threshold(values[stays > 0], values[stays == 0])),
+        histogram=draw_similarities(
+            values, stays, find_threshold(values[stays > 0], values[stays == 0]), read_mismatched(record)
+        ),
         best=shown[:count],
         worst=shown[count:],
     )
+
+
+def read_mismatched(record: RunRecord) -> Float[np.ndarray, " others"] | None:
+    """Read the cosines of images with captions of others; None where a run has none."""
+    try:
+        table = pq.read_table(record.folder / SCORES, columns=["mismatched"])
+    except (pa.ArrowException, OSError):
+        return None
+    values = table.column("mismatched").to_numpy().astype(np.float64) if table.num_columns else np.zeros(0)
+    return values[np.isfinite(values)]
 
 
 def find_threshold(kept: Float[np.ndarray, " kept"], dropped: Float[np.ndarray, " dropped"]) -> float | None:

@@ -196,7 +196,7 @@ BACKBONES = {**SKYSCRIPT_BACKBONES, **_REMOTE_SENSING, **_GENERAL}
 """Every row by the name that ``--scorer.name`` takes."""
 
 _SAME_DATA = {
-    "ucm": "ucmcaptions", "resisc45": "nwpu", "nwpuresisc45": "nwpu", "rsicb256": "rsicb",
+    "ucm": "ucmcaptions", "eurosatrgb": "eurosat", "resisc45": "nwpu", "nwpuresisc45": "nwpu", "rsicb256": "rsicb",
 }  # fmt: skip
 
 

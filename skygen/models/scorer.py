@@ -88,15 +88,17 @@ class Scorer:
             StorageError: there is no room to unpack a compressed archive.
         """
         source = find_source(name, architecture)
-        trained_on = source.backbone.trained_on if source.backbone else ()
-        return cls(name, *load_source(source, device), trained_on, batch_size)
+        model, preprocess, tokenize, config = load_source(source, device)
+        trained_on = source.backbone.trained_on if source.backbone else tuple(config.get("trained_on", ()))
+        return cls(name, model, preprocess, tokenize, config, trained_on, batch_size)
 
     def save(self, folder: Path) -> None:
         """Write the model to a folder that ``load`` takes: open_clip's own layout, whatever it was loaded from."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(json.dumps(self.config, indent=1) + "\n", encoding="utf-8")
+        config = {**self.config, "trained_on": list(self.trained_on)}  # open_clip passes over what it does not know
+        (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         if tokenizer := getattr(self.tokenize, "tokenizer", None):  # open_clip's own needs no files
             tokenizer.save_pretrained(folder)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}

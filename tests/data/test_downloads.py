@@ -43,7 +43,7 @@ from skygen.data.downloads.receipts import Busy, alone, read_receipts
 from skygen.data.downloads.server import Missing, Patience, answering, read_retry_after, seconds_to_wait
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError, DataError, StorageError, UnavailableError
-from skygen.models.backbones import BACKBONES
+from skygen.models.backbones import SKYSCRIPT_BACKBONES
 
 META = "meta2.zip"
 TABLE = "SkyScript_val_5K_filtered_by_CLIP_laion_RS"
@@ -118,8 +118,8 @@ def test_the_catalogue_is_complete_and_consistent() -> None:
     }  # fmt: skip
     assert len({file.name for file in PUBLISHED}) == len({file.path for file in PUBLISHED}) == len(PUBLISHED) == 44
     assert sum(file.md5 is not None for file in PUBLISHED) == 9
-    assert {f"{BASE_URL}/{file.path}" for file in GROUPS["checkpoints"]} == {known.url for known in BACKBONES.values()}
-    for name, backbone in BACKBONES.items():  # a scorer's name fetches what the scorer looks for
+    assert {f"{BASE_URL}/{file.path}" for file in GROUPS["checkpoints"]} == {known.url for known in SKYSCRIPT_BACKBONES.values()}
+    for name, backbone in SKYSCRIPT_BACKBONES.items():  # a scorer's name fetches what the scorer looks for
         assert [file.place for file in find_files([name])] == [f"{backbone.archive}.zip"]
 
 
