@@ -65,9 +65,11 @@ def search(
         rows, cosines = find(searched.embeddings, queries, count, among=among, progress=progress)
     asked: list[tuple[str, Path | None]] = [*((words, None) for words in text), *((path.name, path) for path in image)]
     results = []
-    for (words, picture), own_rows, own_cosines in zip(asked, rows, cosines, strict=True):
-        shown = searched.show(own_rows)
-        matches = [Match(one.image, one.caption or one.image.name, float(c)) for one, c in zip(shown, own_cosines, strict=True)]
+    shown = searched.show(rows.reshape(-1))  # of all queries at once: each look-up may have to read the whole set
+    for number, (words, picture) in enumerate(asked):
+        own = shown[number * rows.shape[1] : (number + 1) * rows.shape[1]]
+        own_cosines = cosines[number].tolist()
+        matches = [Match(one.image, one.caption or one.image.name, c) for one, c in zip(own, own_cosines, strict=True)]
         results.append(Found(words, picture, tuple(matches)))
     size = f"{searched.embeddings.count:,} images" if among is None else f"{int(among.sum()):,} kept images"
     note = f"{size} of {searched.name}, by {judge.name}" + (f", texts as “{template}”" if text and template != "{}" else "")

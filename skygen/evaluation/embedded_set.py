@@ -29,7 +29,7 @@ from skygen.storage import cache_folder, writing
 SCORES = "scores.parquet"
 EMBEDDINGS = "embeddings"
 LARGEST_FOLDER = 20_000
-"""Images of a folder that is embedded when asked: minutes on a GPU. A run of score_pairs shares out its work and has captions."""
+"""Images of a folder that is embedded when asked: minutes on a GPU. A run of score_pairs shares out the work."""
 CACHED_ROWS = 256
 """Images embedded between two writes: what is lost when embedding a folder is broken off."""
 Progress = Callable[[int, int], None]

@@ -1,6 +1,6 @@
 """Exact search: the rows of an embedded set that are nearest to a query, of millions of rows and without an index.
 
-Every row is looked at, a mapped file at a time. A file is compared in float32; what may be among the best by that is compared
+Every row is looked at, in mapped files. Rows are compared in float32; what may be among the best by that is compared
 again in float64, so that neither rounding nor the size of a file decides an order. At a million rows an approximate index would
 save a second and could miss what is asked for.
 """
@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 from skygen.errors import DataError
 from skygen.evaluation.embedding_shards import EmbeddingShards
 
 MARGIN = 1e-4
 """Above twice the error of a float32 cosine: 768 · 2⁻²⁴ = 4.6e-5 at most at 768 dimensions, in fact about 1e-7."""
+CHUNK = 512
+"""Rows at a time, 1 MB at 512 dimensions, which stay in a processor's cache: a third of the time that whole files take."""
 Progress = Callable[[int, int], None]
 
 
@@ -48,26 +50,23 @@ def search(
     if count < 1:
         raise ValueError(f"count is {count}, and must be at least 1")
     queries = _normalize(query.reshape(-1, query.shape[-1]))
-    narrow = np.ascontiguousarray(queries.T, np.float32)
+    narrow = queries.astype(np.float32)
     if progress is not None:
         progress(0, embeddings.count)
     best = [(np.empty(0, np.int64), np.empty(0, np.float64)) for _ in queries]
     for number in embeddings.numbers():
         span = embeddings.span(number)
-        allowed = None if among is None else among[span.start : span.stop]
-        if allowed is None or allowed.any():
+        allowed = np.ones(len(span), bool) if among is None else among[span.start : span.stop]
+        if allowed.any():
             block = _map(embeddings, number, queries.shape[1])
-            wide = block.astype(np.float32)
-            lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
-            with np.errstate(divide="ignore", invalid="ignore"):
-                cosines = (wide @ narrow) / lengths[:, None]
-            unusable = ~(np.isfinite(cosines).all(axis=1) & (lengths > 0))
-            cosines[unusable if allowed is None else unusable | ~allowed] = -np.inf
-            for place, near in enumerate(cosines.T):
-                chosen = _choose(near, count, best[place][1])
-                if len(chosen):
-                    exact = _cosines(block[chosen], queries[place])
-                    best[place] = _merge(best[place], (chosen + span.start, exact), count)
+            for start in range(0, len(block), CHUNK):
+                part = block[start : start + CHUNK]
+                cosines = _compare(part, narrow, allowed[start : start + CHUNK])
+                for place, near in enumerate(cosines):
+                    chosen = _choose(near, count, best[place][1])
+                    if len(chosen):
+                        exact = _cosines(part[chosen], queries[place])
+                        best[place] = _merge(best[place], (chosen + span.start + start, exact), count)
         if progress is not None:
             progress(span.stop, embeddings.count)
     found = min((len(rows) for rows, _ in best), default=0)
@@ -87,6 +86,21 @@ def find_embedded(embeddings: EmbeddingShards) -> Bool[np.ndarray, " rows"]:
         span = embeddings.span(number)
         embedded[span.start : span.stop] = _map(embeddings, number).any(axis=1)
     return embedded
+
+
+def _compare(
+    part: Float[np.ndarray, "rows dimension"],
+    queries: Float32[np.ndarray, "queries dimension"],
+    allowed: Bool[np.ndarray, " rows"],
+) -> Float32[np.ndarray, "queries rows"]:
+    """Compute cosines in float32; those of rows that must not be found are minus infinity."""
+    wide = part.astype(np.float32)
+    lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # A query at a time: products this small are slower by ten times where BLAS shares them out among busy processors.
+        cosines = np.stack([wide @ query for query in queries]) / lengths
+    cosines[:, ~(np.isfinite(cosines).all(axis=0) & (lengths > 0) & allowed)] = -np.inf
+    return cosines
 
 
 def _choose(near: Float[np.ndarray, " rows"], count: int, best: Float64[np.ndarray, " found"]) -> Int64[np.ndarray, " chosen"]:

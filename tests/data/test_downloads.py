@@ -118,7 +118,8 @@ def test_the_catalogue_is_complete_and_consistent() -> None:
     }  # fmt: skip
     assert len({file.name for file in PUBLISHED}) == len({file.path for file in PUBLISHED}) == len(PUBLISHED) == 44
     assert sum(file.md5 is not None for file in PUBLISHED) == 9
-    assert {f"{BASE_URL}/{file.path}" for file in GROUPS["checkpoints"]} == {known.url for known in SKYSCRIPT_BACKBONES.values()}
+    checkpoints = {f"{BASE_URL}/{file.path}" for file in GROUPS["checkpoints"]}
+    assert checkpoints == {known.url for known in SKYSCRIPT_BACKBONES.values()}
     for name, backbone in SKYSCRIPT_BACKBONES.items():  # a scorer's name fetches what the scorer looks for
         assert [file.place for file in find_files([name])] == [f"{backbone.archive}.zip"]
 
