@@ -48,7 +48,7 @@ def brute_force(embeddings: np.ndarray, query: np.ndarray, count: int) -> tuple[
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
 @pytest.mark.parametrize("rows", [64, 1000, 7])
 def test_the_nearest_are_those_of_brute_force(kind: type, rows: int, tmp_path: Path) -> None:
-    embeddings = unit(1000).astype(kind)
+    embeddings: np.ndarray = unit(1000).astype(kind)
     shards = write(tmp_path, embeddings, rows)
     queries = 3.0 * unit(4, purpose="queries")
     for count in (1, 20, 999):

@@ -101,8 +101,8 @@ def test_a_text_beyond_the_context_is_cut_without_a_word(scorer: Scorer) -> None
     ("image", "sentence"),
     [
         (
-            torch.rand(3, 20, 20),
-            r"^Image 0 has float32 numbers from 0\.\d+ to 0\.\d+; give whole numbers from 0 to 255, such as",
+            torch.linspace(0.25, 0.75, 1200).reshape(3, 20, 20),
+            r"^Image 0 has float32 numbers from 0\.25 to 0\.75; give whole numbers from 0 to 255, such as",
         ),
         (
             torch.full((3, 20, 20), 256),

@@ -40,9 +40,9 @@ def read_lines(path: Path) -> list[Any]:
 def test_pictures_are_scored_by_every_scorer_and_chosen_by_the_first(
     world: Path, stable_diffusion_folder: Path, skyclip_folder: Path, tmp_path: Path
 ) -> None:
-    judges = ["--scorer.name", "miniature", "--scorer.also", skyclip_folder]
+    judges: list[str | Path] = ["--scorer.name", "miniature", "--scorer.also", skyclip_folder]
     first, further = "skyclip:miniature", f"skyclip:{skyclip_folder}"
-    drawing = ["--run.root", tmp_path, "--prompts.file", world / TEST_CSV, "--model.name", stable_diffusion_folder,
+    drawing: list[str | Path] = ["--run.root", tmp_path, "--prompts.file", world / TEST_CSV, "--model.name", stable_diffusion_folder,
                "--generation.num_inference_steps", "1", "--generation.count", "4", "--selection.candidates", "2"]  # fmt: skip
     run_recipe("generate", "--run.name", "drawn", *drawing, *judges)
     run_recipe("generate", "--run.name", "alone", *drawing, "--scorer.name", "miniature")
@@ -61,7 +61,7 @@ def test_pictures_are_scored_by_every_scorer_and_chosen_by_the_first(
     expected = Scorer.load(str(skyclip_folder)).similarity(pictures, prompts).mean()
     assert scores["base", further] == pytest.approx(float(expected), abs=1e-5)
 
-    test_pairs = ["--pairs.root", world, "--pairs.csv", TEST_CSV, "--pairs.split", "test"]
+    test_pairs: list[str | Path] = ["--pairs.root", world, "--pairs.csv", TEST_CSV, "--pairs.split", "test"]
     run_recipe(
         "evaluate_images", "--run.name", "images", "--run.root", tmp_path, "--samples.root", samples, *test_pairs, *judges
     )
