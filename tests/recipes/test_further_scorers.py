@@ -42,8 +42,9 @@ def test_pictures_are_scored_by_every_scorer_and_chosen_by_the_first(
 ) -> None:
     judges: list[str | Path] = ["--scorer.name", "miniature", "--scorer.also", skyclip_folder]
     first, further = "skyclip:miniature", f"skyclip:{skyclip_folder}"
-    drawing: list[str | Path] = ["--run.root", tmp_path, "--prompts.file", world / TEST_CSV, "--model.name", stable_diffusion_folder,
-               "--generation.num_inference_steps", "1", "--generation.count", "4", "--selection.candidates", "2"]  # fmt: skip
+    drawing: list[str | Path] = ["--run.root", tmp_path, "--prompts.file", world / TEST_CSV, "--model.name",
+                                 stable_diffusion_folder, "--generation.num_inference_steps", "1", "--generation.count", "4",
+                                 "--selection.candidates", "2"]  # fmt: skip
     run_recipe("generate", "--run.name", "drawn", *drawing, *judges)
     run_recipe("generate", "--run.name", "alone", *drawing, "--scorer.name", "miniature")
     samples = tmp_path / "drawn" / "samples"
