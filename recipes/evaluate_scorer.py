@@ -112,7 +112,7 @@ def main(config: Config) -> None:
             "nothing to evaluate on: give --benchmark.root, --benchmark.class_folders or --retrieval.root, or several of them."
         )
     if config.scorer.also:
-        raise ConfigError("--scorer.also: each CLIP is evaluated in a run of its own; `skygen report` lays several side by side.")
+        raise ConfigError("--scorer.also: each CLIP is evaluated in a run of its own; `skygen report` lays them side by side.")
     scorer = Scorer.load(
         config.scorer.name, device=pick_device(), batch_size=config.scorer.batch_size, architecture=config.scorer.architecture
     )
