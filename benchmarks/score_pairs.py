@@ -30,7 +30,7 @@ from benchmarks.processes import Measured, run_case, serve_case
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.evaluation.caption_index import CaptionIndex
-from skygen.evaluation.embedding import Precision
+from skygen.evaluation.embedding import Precision, at_precision
 from skygen.evaluation.pair_scoring import PairScorer
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
@@ -131,12 +131,11 @@ def own_scoring(precision: Precision, built: Built, options: argparse.Namespace)
     root = Path(tempfile.mkdtemp(prefix="skygen-scores-"))
     pairs = PairSettings(options.folder / "extracted").read(Rejects(None))
     parts = PairScorer(
-        scorer=Scorer("random", model, transform, tokenize, {}),
+        scorer=at_precision(Scorer("random", model, transform, tokenize, {}), precision),
         pairs=pairs,
         captions={"title": CaptionIndex.of(batch["captions"] for batch in pairs.batches())},
         folder=root,
         rejects=Rejects(None),
-        precision=precision,
         batch_size=options.batch,
         workers=options.workers,
     )

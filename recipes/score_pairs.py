@@ -29,7 +29,7 @@ from skygen.data.table import UNIT, PairList
 from skygen.errors import ConfigError
 from skygen.evaluation.calibration import calibration_scores, rounding_scores
 from skygen.evaluation.caption_index import CaptionIndex
-from skygen.evaluation.embedding import find_batch_size, find_precision
+from skygen.evaluation.embedding import at_precision, find_batch_size, find_precision
 from skygen.evaluation.embedding_shards import EmbeddingShards
 from skygen.evaluation.pair_scoring import PairScorer
 from skygen.evaluation.pair_table import PairScores, write_scores
@@ -85,13 +85,12 @@ def main(config: Config) -> None:
         workers = config.scoring.dataloader_num_workers
         embeddings = EmbeddingShards(run.path("embeddings", "x").parent, len(pairs)) if config.scoring.save_embeddings else None
         parts = PairScorer(
-            scorer=scorer,
+            scorer=at_precision(scorer, identity["precision"]),
             pairs=pairs,
             captions=captions,
             folder=run.path("parts", "x").parent,
             rejects=rejects,
             max_bad_fraction=config.pairs.max_bad_fraction,
-            precision=identity["precision"],
             batch_size=config.scoring.batch_size or identity["batch_size"],
             workers=min(8, len(os.sched_getaffinity(0)) // 2) if workers < 0 else workers,
             embeddings=embeddings,
@@ -103,7 +102,7 @@ def main(config: Config) -> None:
         rejects.check(len(pairs), config.pairs.max_bad_fraction)
         if accelerator.is_main_process:
             logger.info(f"{waited:.1%} of the time was spent waiting for decoded images")
-            finish(parts, config, run)
+            finish(parts, None if identity["precision"] == "fp32" else scorer, config, run)
 
 
 def read_captions(config: Config, rejects: Rejects) -> tuple[PairList, dict[str, CaptionIndex]]:
@@ -161,13 +160,20 @@ def agree(
 def find_settings(config: Config, scorer: Scorer) -> dict[str, Any]:
     """Find out how this machine scores fastest."""
     precision = config.scoring.precision if config.scoring.precision != "auto" else find_precision(scorer)
-    batch_size = config.scoring.batch_size or find_batch_size(scorer, precision)
+    batch_size = config.scoring.batch_size or find_batch_size(at_precision(scorer, precision))
     logger.info(f"{config.run.name}: {precision}, {batch_size} images at a time")
     return {"precision": precision, "batch_size": batch_size}
 
 
-def finish(parts: PairScorer, config: Config, run: Run) -> None:
-    """Choose among the scored pairs, and write all scores, the kept pairs, and what the scores are worth."""
+def finish(parts: PairScorer, exact: Scorer | None, config: Config, run: Run) -> None:
+    """Choose among the scored pairs, and write all scores, the kept pairs, and what the scores are worth.
+
+    Args:
+        parts: what has been scored.
+        exact: the scorer in float32, where that is not what scored them.
+        config: of the run.
+        run: where it is written.
+    """
     pairs, scores = parts.pairs, PairScores.of(parts, parts.pairs)
     keys = scores.column("key")
     kept = keep_rows(scores.deciding, keys, scores.column("class_name"), config.keep)
@@ -178,27 +184,27 @@ def finish(parts: PairScorer, config: Config, run: Run) -> None:
     write_csv(run.path("kept.csv"), (replace(pairs[row], similarity=round(value, 6)) for row, value in chosen), column)
     extractor, subset = f"skyclip:{config.scorer.name}", config.pairs.split or "all"
     measured = calibration_scores(scores, subset=subset, extractor=extractor, seeds=Seeds(config.run.seed))
-    if parts.precision == "bf16":
-        measured += compare_precisions(parts, scores, config.keep, subset, extractor)
+    if exact is not None:
+        measured += compare_precisions(parts, exact, scores, config.keep, subset)
     run.write_json("metrics.json", to_metrics("skygen-v1", measured))
     logger.info(format_table(measured))
     least = f", similarity at least {scores.deciding[kept].min():.4f}" if kept.any() else ""
     logger.info(f"kept {int(kept.sum())} of {len(pairs)} pairs{least}: {run.path('kept.csv')}")
 
 
-def compare_precisions(parts: PairScorer, scores: PairScores, keep: str, subset: str, extractor: str) -> list[Score]:
+def compare_precisions(parts: PairScorer, scorer: Scorer, scores: PairScores, keep: str, subset: str) -> list[Score]:
     """Score some of the pairs in float32 too, the same ones in every run over these pairs."""
     draw = Seeds(0).numpy("precisions", len(scores.rows))
     chosen = np.sort(draw.choice(len(scores.rows), min(COMPARED, len(scores.rows)), replace=False))
     logger.info(f"{len(chosen):,} pairs are scored in float32 too, to see what bfloat16 changes")
-    exact = parts.rescore(scores.rows[chosen], "fp32")
+    exact = parts.rescore(scores.rows[chosen], scorer)
     some = PairScores(scores.pairs, scores.rows[chosen], {}, {}, {})
     keys, classes = some.column("key"), some.column("class_name")
 
     def choose(values: np.ndarray) -> np.ndarray:
         return keep_rows(values, keys, classes, keep)
 
-    return rounding_scores(scores.deciding[chosen], exact, choose, subset=subset, extractor=extractor)
+    return rounding_scores(scores.deciding[chosen], exact, choose, subset=subset, extractor=f"skyclip:{scorer.name}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ caption's last token, so that what follows cannot matter: texts of like length a
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -28,31 +28,39 @@ WORTHWHILE = 1.2
 """How much faster bfloat16 must be to be chosen: less does not make up for its rounding."""
 
 
-def embed_pixels(
-    scorer: Scorer, pixels: Float[Tensor, "count channels height width"], precision: Precision
-) -> Float[np.ndarray, "count dimension"]:
-    """Embed preprocessed images as unit vectors, float32, whatever the precision of the forward pass."""
-    with torch.inference_mode(), autocast(scorer, precision):
-        embedded = scorer.model.encode_image(pixels.to(_device(scorer), non_blocking=True), normalize=False)
+def at_precision(scorer: Scorer, precision: Precision) -> Scorer:
+    """Return the same scorer at a precision.
+
+    Its weights are rounded once: torch's autocast rounds them again for every batch, and loses the fused attention, which on
+    a processor costs more than bfloat16 gains. What is computed is as exact.
+    """
+    if precision == "fp32":
+        return scorer
+    model = copy.deepcopy(scorer.model).to(torch.bfloat16)
+    return Scorer(scorer.name, model, scorer.preprocess, scorer.tokenize, scorer.config, scorer.trained_on, scorer.batch_size)
+
+
+def embed_pixels(scorer: Scorer, pixels: Float[Tensor, "count channels height width"]) -> Float[np.ndarray, "count dimension"]:
+    """Embed preprocessed images as unit vectors, float32, whatever the precision of the scorer."""
+    weight = next(scorer.model.parameters())
+    with torch.inference_mode():
+        embedded = scorer.model.encode_image(pixels.to(weight.device, weight.dtype, non_blocking=True), normalize=False)
     return _to_unit(embedded)
 
 
-def embed_texts(
-    scorer: Scorer, texts: Sequence[str], precision: Precision, batch_size: int
-) -> Float[np.ndarray, "count dimension"]:
-    """Embed texts as unit vectors, float32, whatever the precision of the forward pass.
+def embed_texts(scorer: Scorer, texts: Sequence[str], batch_size: int) -> Float[np.ndarray, "count dimension"]:
+    """Embed texts as unit vectors, float32, whatever the precision of the scorer.
 
     Args:
         scorer: the CLIP.
         texts: at least one; tokenized all together.
-        precision: of the forward pass.
         batch_size: texts at a time.
     """
     tokens = scorer.tokenize(list(texts))
     ends = _find_ends(scorer.model, tokens)
     order = torch.arange(len(tokens)) if ends is None else torch.argsort(ends, stable=True)
     parts = []
-    with torch.inference_mode(), autocast(scorer, precision):
+    with torch.inference_mode():
         for rows in torch.split(order, batch_size):
             chosen = tokens[rows].to(_device(scorer))
             if ends is None:
@@ -64,19 +72,18 @@ def embed_texts(
     return embeddings
 
 
-def find_batch_size(scorer: Scorer, precision: Precision, *, most: int = LARGEST_BATCH) -> int:
+def find_batch_size(scorer: Scorer, *, most: int = LARGEST_BATCH) -> int:
     """Find how many images at a time a scorer embeds fastest on this device: doubled for as long as it gains a twentieth.
 
     Args:
         scorer: the CLIP.
-        precision: of the forward pass.
         most: where to stop; also after a try that takes seconds or does not fit the memory.
     """
     rates: dict[int, float] = {}
     size = 8
     while size <= most:
         try:
-            seconds = _time_images(scorer, precision, size)
+            seconds = _time_images(scorer, size)
         except torch.OutOfMemoryError:
             break
         rates[size] = size / seconds
@@ -90,22 +97,17 @@ def find_precision(scorer: Scorer, batch_size: int = 32) -> Precision:
     """Say whether bfloat16 embeds images a fifth faster than float32 here, by trying both."""
     if _device(scorer).type not in ("cuda", "cpu"):
         return "fp32"
-    seconds: dict[Precision, float] = {precision: _time_images(scorer, precision, batch_size) for precision in ("fp32", "bf16")}
-    return "bf16" if seconds["bf16"] * WORTHWHILE < seconds["fp32"] else "fp32"
+    exact, rounded = (_time_images(each, batch_size) for each in (scorer, at_precision(scorer, "bf16")))
+    return "bf16" if rounded * WORTHWHILE < exact else "fp32"
 
 
-def autocast(scorer: Scorer, precision: Precision) -> Any:
-    """Return the context in which a scorer computes at a precision; weights and results stay as they are."""
-    return nullcontext() if precision == "fp32" else torch.autocast(_device(scorer).type, torch.bfloat16)
-
-
-def _time_images(scorer: Scorer, precision: Precision, count: int) -> float:
+def _time_images(scorer: Scorer, count: int) -> float:
     """Time the embedding of blank images, the better of two tries after a first one that allocates."""
     blank = scorer.preprocess(Image.new("RGB", (64, 64))).repeat(count, 1, 1, 1)
     tries = []
     for _ in range(3):
         start = time.perf_counter()
-        embed_pixels(scorer, blank, precision)
+        embed_pixels(scorer, blank)
         tries.append(time.perf_counter() - start)
         if tries[0] > SLOWEST_TRY:
             return tries[0]

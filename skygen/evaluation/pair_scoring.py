@@ -27,7 +27,7 @@ from skygen.data.rejects import Rejects
 from skygen.data.table import PairList
 from skygen.errors import ImageError
 from skygen.evaluation.caption_index import CaptionIndex
-from skygen.evaluation.embedding import Precision, embed_pixels, embed_texts
+from skygen.evaluation.embedding import embed_pixels, embed_texts
 from skygen.evaluation.embedding_shards import EmbeddingShards
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
@@ -49,13 +49,12 @@ class PairScorer:
     """Scores the shards of a list of pairs.
 
     Args:
-        scorer: the CLIP.
+        scorer: the CLIP, at the precision that is wanted.
         pairs: all of them.
         captions: of the pairs, by the name of their column; the first is the one that decides.
         folder: of the shards and of the embedded texts.
         rejects: where images that cannot be decoded are noted.
         max_bad_fraction: largest share of the pairs whose image may be so, in [0, 1].
-        precision: of the forward pass.
         batch_size: images or texts at a time.
         workers: processes that decode.
         embeddings: where image embeddings are kept, in shards of as many rows; None keeps none.
@@ -68,7 +67,6 @@ class PairScorer:
     folder: Path
     rejects: Rejects
     max_bad_fraction: float = 0.01
-    precision: Precision = "fp32"
     batch_size: int = 64
     workers: int = 0
     embeddings: EmbeddingShards | None = None
@@ -108,7 +106,7 @@ class PairScorer:
                 progress(done, total)
                 span = shards.span(number)
                 texts = self.captions[column].texts[span.start : span.stop].to_pylist()
-                shards.write(number, embed_texts(self.scorer, texts, self.precision, self.batch_size))
+                shards.write(number, embed_texts(self.scorer, texts, self.batch_size))
             done += sizes[column, number]
             progress(done, total)
         _wait(lambda: all(self.texts(column).has(number) for column, number in reversed(work)))
@@ -144,7 +142,7 @@ class PairScorer:
                 rows, pixels = next(batches)
                 waited += time.perf_counter() - asked
                 if len(rows):
-                    images[rows - span.start] = embed_pixels(self.scorer, pixels, self.precision)
+                    images[rows - span.start] = embed_pixels(self.scorer, pixels)
                 progress(done + min(start + self.batch_size, len(span)), total)
             # before the shard is written: after a disk that went away, its images are to be looked for again
             self.rejects.check(len(self.pairs), self.max_bad_fraction)
@@ -166,25 +164,25 @@ class PairScorer:
         names = ["row", *(f"{measure}:{column}" for column in self.captions for measure in MEASURES)]
         return pa.concat_tables([pq.read_table(self.path(number), columns=names) for number in self.shards()])
 
-    def rescore(self, rows: Int64[np.ndarray, " chosen"], precision: Precision) -> Float[np.ndarray, " chosen"]:
-        """Score some pairs anew at another precision, by the column that decides, and keep nothing.
+    def rescore(self, rows: Int64[np.ndarray, " chosen"], scorer: Scorer) -> Float[np.ndarray, " chosen"]:
+        """Score some pairs anew by another scorer, such as the same at another precision, and keep nothing.
 
         Args:
             rows: of the pairs, in ascending order.
-            precision: of the forward pass.
+            scorer: the other one.
 
         Returns:
-            Similarities; NaN where an image can no longer be read.
+            Similarities by the column that decides; NaN where an image can no longer be read.
         """
         members, owners = next(iter(self.captions.values())).take(rows).of_pairs(0, len(rows))
         numbers, places = np.unique(members, return_inverse=True)
         distinct = next(iter(self.captions.values())).texts.take(pa.array(numbers)).to_pylist()
-        texts = embed_texts(self.scorer, distinct, precision, self.batch_size)
+        texts = embed_texts(scorer, distinct, self.batch_size)
         images = np.full((len(rows), texts.shape[1]), np.nan, np.float32)
         starts = range(0, len(rows), self.batch_size)
         for read, pixels in self._load([rows[start : start + self.batch_size].tolist() for start in starts]):
             if len(read):
-                images[np.searchsorted(rows, read)] = embed_pixels(self.scorer, pixels, precision)
+                images[np.searchsorted(rows, read)] = embed_pixels(scorer, pixels)
         cosines = np.einsum("nd,nd->n", images[owners], texts[places])
         return np.bincount(owners, cosines, minlength=len(rows)) / np.bincount(owners, minlength=len(rows))
 

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from skygen.data.selection import check_rule, keep_rows
+from skygen.data.selection import check_rule, keep_rows, rank_rows
 from skygen.errors import ConfigError
+from skygen.seeding import Seeds
 
 
 def kept(similarity: list[float], keep: str, keys: list[str] | None = None, classes: list[str] | None = None) -> list[int]:
@@ -50,3 +51,26 @@ def test_nothing_is_kept_of_nothing() -> None:
 def test_any_other_rule_is_refused(keep: str) -> None:
     with pytest.raises(ConfigError, match=r"give top_N_percent or top_N_percent_per_class, N in \(0, 100\], or a least simi"):
         check_rule(keep)
+
+
+def test_the_best_come_first_ties_by_key_and_what_is_no_number_last() -> None:
+    similarity = np.array([0.1, float("nan"), 0.3, 0.1, float("nan")])
+    keys = pa.chunked_array([["d", "b"], ["c", "a", "e"]])
+    assert rank_rows(similarity, keys).tolist() == [2, 3, 0, 1, 4]
+    assert kept([0.1, float("nan"), 0.3], "top_67_percent") == [0, 2]
+    assert kept([0.1, float("nan"), 0.3], "0.05") == [0, 2]
+
+
+def test_a_fraction_is_as_exact_of_many_as_of_few() -> None:
+    draw = Seeds(0).numpy("selection")
+    similarity = draw.normal(size=100_003).round(2)  # many ties
+    keys = pa.array([f"{number:06d}" for number in draw.permutation(100_003)])
+    classes = pa.array([None if number < 3 else f"class {number % 700}" for number in range(100_003)])
+    mask = keep_rows(similarity, keys, classes, "top_30_percent")
+    assert mask.sum() == round(100_003 * 0.3)
+    assert similarity[mask].min() >= similarity[~mask].max()
+    each = keep_rows(similarity, keys, classes, "top_30_percent_per_class")
+    names = np.array(classes.fill_null("").to_pylist())
+    expected = {name: max(1, round(count * 0.3)) for name, count in zip(*np.unique(names, return_counts=True), strict=True)}
+    assert len(expected) == 701
+    assert dict(zip(*np.unique(names[each], return_counts=True), strict=True)) == expected

@@ -18,7 +18,7 @@ from skygen.data.rejects import Rejects
 from skygen.data.table import PairList
 from skygen.errors import DataError
 from skygen.evaluation.caption_index import CaptionIndex
-from skygen.evaluation.embedding import embed_texts, find_batch_size, find_precision
+from skygen.evaluation.embedding import at_precision, embed_texts, find_batch_size, find_precision
 from skygen.evaluation.embedding_shards import EmbeddingShards
 from skygen.evaluation.pair_scoring import PairScorer, measure_pairs
 from skygen.models.scorer import Scorer
@@ -116,15 +116,15 @@ def test_a_sample_of_own_captions_alone_says_nothing() -> None:
 def test_texts_cut_after_their_last_word_are_embedded_as_whole_ones(scorer: Scorer) -> None:
     texts = [" ".join(["road", "near", "a", "building", "of", "grass"][: 1 + number % 6]) for number in range(13)]
     expected = scorer.embed_texts(texts)
-    assert np.abs(embed_texts(scorer, texts, "fp32", 4) - expected).max() < 1e-6
-    rounded = embed_texts(scorer, texts, "bf16", 4)
+    assert np.abs(embed_texts(scorer, texts, 4) - expected).max() < 1e-6
+    rounded = embed_texts(at_precision(scorer, "bf16"), texts, 4)
     assert rounded.dtype == np.float32
     assert 0 < np.abs(rounded - expected).max() < 0.02
     assert np.linalg.norm(rounded, axis=1) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_the_machine_is_tried_for_batch_and_precision(scorer: Scorer) -> None:
-    assert find_batch_size(scorer, "fp32", most=16) in (8, 16)
+    assert find_batch_size(scorer, most=16) in (8, 16)
     assert find_precision(scorer, 4) in ("fp32", "bf16")
 
 
@@ -258,8 +258,8 @@ def test_a_further_column_may_lack_captions(world: Path, scorer: Scorer, tmp_pat
 def test_bf16_differs_from_fp32_by_little_and_rescoring_shows_it(world: Path, scorer: Scorer, tmp_path: Path) -> None:
     pairs = read(world)
     exact = column(run(make(tmp_path / "a", scorer, pairs)), "similarity:captions")
-    parts = make(tmp_path / "b", scorer, pairs, precision="bf16")
+    parts = make(tmp_path / "b", at_precision(scorer, "bf16"), pairs)
     rounded = column(run(parts), "similarity:captions")
     assert 1e-6 < np.abs(rounded - exact).max() < 0.02
     rows = np.array([1, 2, 17, 40])
-    assert np.abs(parts.rescore(rows, "fp32") - exact[rows]).max() < 1e-5
+    assert np.abs(parts.rescore(rows, scorer) - exact[rows]).max() < 1e-5
