@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from skygen.evaluation.embedding import at_precision, find_batch_size, find_prec
 from skygen.evaluation.embedding_shards import EmbeddingShards
 from skygen.evaluation.pair_scoring import PairScorer
 from skygen.evaluation.pair_table import PairScores, write_scores
+from skygen.evaluation.panel import list_scorers, load_scorer, require_scorers
 from skygen.evaluation.scores import Score, format_table, to_metrics
 from skygen.models.device import start_accelerator
 from skygen.models.scorer import Scorer, ScorerSettings
@@ -75,6 +77,7 @@ COMPARED = 1024
 
 def main(config: Config) -> None:
     check_rule(config.keep)
+    require_scorers(config.scorer)
     accelerator = start_accelerator()
     name, architecture = config.scorer.name, config.scorer.architecture
     scorer = Scorer.load(name, device=str(accelerator.device), batch_size=config.scorer.batch_size, architecture=architecture)
@@ -95,14 +98,26 @@ def main(config: Config) -> None:
             workers=min(8, len(os.sched_getaffinity(0)) // 2) if workers < 0 else workers,
             embeddings=embeddings,
         )
-        rank, processes = accelerator.process_index, accelerator.num_processes
-        whose = f" by the first of {processes} processes" if processes > 1 else ""
-        parts.embed_texts(rank, processes, lambda done, total: run.progress(f"distinct captions embedded{whose}", done, total))
-        waited = parts.score(rank, processes, lambda done, total: run.progress(f"pairs scored{whose}", done, total))
+        score(parts, accelerator, run)
         rejects.check(len(pairs), config.pairs.max_bad_fraction)
+        further = {}
+        for other in list_scorers(config.scorer)[1:]:
+            judge = at_precision(load_scorer(config.scorer, other, str(accelerator.device)), identity["precision"])
+            folder = run.path("parts", "further", re.sub(r"\W+", "_", other))
+            further[other] = replace(parts, scorer=judge, folder=folder, embeddings=None)
+            score(further[other], accelerator, run)
         if accelerator.is_main_process:
-            logger.info(f"{waited:.1%} of the time was spent waiting for decoded images")
-            finish(parts, None if identity["precision"] == "fp32" else scorer, config, run)
+            finish(parts, further, None if identity["precision"] == "fp32" else scorer, config, run)
+
+
+def score(parts: PairScorer, accelerator: Accelerator, run: Run) -> None:
+    """Do this process's share of the captions, then of the pairs."""
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    whose = f" for {parts.scorer.name}" + (f" by the first of {processes} processes" if processes > 1 else "")
+    parts.embed_texts(rank, processes, lambda done, total: run.progress(f"distinct captions embedded{whose}", done, total))
+    waited = parts.score(rank, processes, lambda done, total: run.progress(f"pairs scored{whose}", done, total))
+    if accelerator.is_main_process:
+        logger.info(f"{waited:.1%} of the time was spent waiting for decoded images")
 
 
 def read_captions(config: Config, rejects: Rejects) -> tuple[PairList, dict[str, CaptionIndex]]:
@@ -165,11 +180,12 @@ def find_settings(config: Config, scorer: Scorer) -> dict[str, Any]:
     return {"precision": precision, "batch_size": batch_size}
 
 
-def finish(parts: PairScorer, exact: Scorer | None, config: Config, run: Run) -> None:
+def finish(parts: PairScorer, further: Mapping[str, PairScorer], exact: Scorer | None, config: Config, run: Run) -> None:
     """Choose among the scored pairs, and write all scores, the kept pairs, and what the scores are worth.
 
     Args:
-        parts: what has been scored.
+        parts: what has been scored, and decides.
+        further: what other scorers say of the same pairs, by name.
         exact: the scorer in float32, where that is not what scored them.
         config: of the run.
         run: where it is written.
@@ -177,13 +193,17 @@ def finish(parts: PairScorer, exact: Scorer | None, config: Config, run: Run) ->
     pairs, scores = parts.pairs, PairScores.of(parts, parts.pairs)
     keys = scores.column("key")
     kept = keep_rows(scores.deciding, keys, scores.column("class_name"), config.keep)
-    write_scores(run.path("scores.parquet"), scores, kept)
+    others = {name: PairScores.of(other, pairs) for name, other in further.items()}
+    write_scores(run.path("scores.parquet"), scores, kept, others)
     best_first = np.flatnonzero(kept)[rank_rows(scores.deciding[kept], keys.filter(pa.array(kept)))]
     chosen = zip(scores.rows[best_first].tolist(), scores.deciding[best_first].tolist(), strict=True)
     column = "similarity_" + re.sub(r"\W+", "_", config.scorer.name)
     write_csv(run.path("kept.csv"), (replace(pairs[row], similarity=round(value, 6)) for row, value in chosen), column)
     extractor, subset = f"skyclip:{config.scorer.name}", config.pairs.split or "all"
-    measured = calibration_scores(scores, subset=subset, extractor=extractor, seeds=Seeds(config.run.seed))
+    seeds = Seeds(config.run.seed)
+    measured = calibration_scores(scores, subset=subset, extractor=extractor, seeds=seeds)
+    for name, found in others.items():
+        measured += calibration_scores(found, subset=subset, extractor=f"skyclip:{name}", seeds=seeds)
     if exact is not None:
         measured += compare_precisions(parts, exact, scores, config.keep, subset)
     run.write_json("metrics.json", to_metrics("skygen-v1", measured))

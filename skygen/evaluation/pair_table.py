@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -58,21 +58,39 @@ class PairScores:
         return next(iter(self.similarity.values()))
 
 
-def write_scores(path: Path, scores: PairScores, kept: Bool[np.ndarray, " scored"]) -> None:
+def write_scores(
+    path: Path, scores: PairScores, kept: Bool[np.ndarray, " scored"], further: Mapping[str, PairScores] | None = None
+) -> None:
     """Write the table: key, image, caption, class, every score, and whether the pair is kept.
 
     With several columns of captions, the scores of the further ones are called ``similarity:COLUMN`` and so on.
+
+    Args:
+        path: of the Parquet file.
+        scores: that decide.
+        kept: of the scored pairs, those that are kept.
+        further: scores by other scorers, whose similarity is called ``similarity@NAME``; NaN where one has none.
     """
+    extra = {f"similarity@{name}": _align(other, scores.rows) for name, other in (further or {}).items()}
     with writing(path) as temporary:
         writer: pq.ParquetWriter | None = None
-        for block in _blocks(scores, kept):
+        for block in _blocks(scores, kept, extra):
             writer = writer or pq.ParquetWriter(temporary, block.schema, compression="zstd")
             writer.write_table(block)
         if writer is not None:
             writer.close()
 
 
-def _blocks(scores: PairScores, kept: Bool[np.ndarray, " scored"]) -> Iterator[pa.Table]:
+def _align(other: PairScores, rows: Int64[np.ndarray, " scored"]) -> Float[np.ndarray, " scored"]:
+    values = np.full(len(rows), np.nan)
+    _, mine, theirs = np.intersect1d(rows, other.rows, assume_unique=True, return_indices=True)
+    values[mine] = other.deciding[theirs]
+    return values
+
+
+def _blocks(
+    scores: PairScores, kept: Bool[np.ndarray, " scored"], extra: Mapping[str, Float[np.ndarray, " scored"]]
+) -> Iterator[pa.Table]:
     first = 0
     root_of = [part.root for part in scores.pairs.tables]
     for batch in scores.pairs.batches():
@@ -95,6 +113,7 @@ def _blocks(scores: PairScores, kept: Bool[np.ndarray, " scored"]) -> Iterator[p
             ending = f":{name}" if place else ""
             for what in MEASURES:
                 columns[what + ending] = pa.array(getattr(scores, what)[name][own].astype(np.float32))
+        columns |= {name: pa.array(values[own].astype(np.float32)) for name, values in extra.items()}
         columns["kept"] = pa.array(kept[own])
         yield pa.table(columns)
         first += batch.num_rows

@@ -524,8 +524,10 @@ def test_retry_after_is_seconds_or_a_date() -> None:
 
 
 DOWNLOADING = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background of a shell has it ignored
 from skygen.data.downloads.plan import plan
 from skygen.data.downloads.job import download
 download(plan(["meta2"], Path(sys.argv[1]), sys.argv[2], ask=False))

@@ -171,6 +171,20 @@ def test_bfloat16_is_compared_with_float32(world: Path, skyclip_folder: Path, tm
     assert not any(name.startswith("bf16") for name, _, _ in read_metrics(tmp_path / "exact"))
 
 
+def test_a_further_scorer_stands_beside_the_one_that_decides(world: Path, skyclip_folder: Path, tmp_path: Path) -> None:
+    words = ("--scoring.precision", "fp32", "--keep", "top_30_percent")
+    run(command("both", tmp_path, world, "miniature", *words, "--scorer.also", str(skyclip_folder)))
+    run(command("other", tmp_path, world, skyclip_folder, *words))
+    both, other = (read_scores(tmp_path / name) for name in ("both", "other"))
+    assert both.keys() == other.keys() and len(both) == 48
+    for key, row in both.items():
+        assert row[f"similarity@{skyclip_folder}"] == pytest.approx(other[key]["similarity"], abs=1e-5)
+        assert row["similarity"] != pytest.approx(other[key]["similarity"], abs=1e-5)
+    scores = json.loads((tmp_path / "both" / "metrics.json").read_text())["scores"]
+    extractors = [score["extractor"] for score in scores if (score["name"], score["model"]) == ("skyclip_score", "real")]
+    assert extractors == ["skyclip:miniature", f"skyclip:{skyclip_folder}"]
+
+
 def test_the_rule_may_change_and_the_pairs_may_not(world: Path, skyclip_folder: Path, tmp_path: Path) -> None:
     words = ("--scoring.precision", "fp32", "--scoring.save_embeddings", "True")
     run(command("a", tmp_path, world, skyclip_folder, *words, "--keep", "top_30_percent"))
