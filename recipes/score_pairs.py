@@ -98,22 +98,22 @@ def main(config: Config) -> None:
             workers=min(8, len(os.sched_getaffinity(0)) // 2) if workers < 0 else workers,
             embeddings=embeddings,
         )
-        score(parts, accelerator, run)
+        score(parts, "", accelerator, run)
         rejects.check(len(pairs), config.pairs.max_bad_fraction)
         further = {}
         for other in list_scorers(config.scorer)[1:]:
             judge = at_precision(load_scorer(config.scorer, other, str(accelerator.device)), identity["precision"])
             folder = run.path("parts", "further", re.sub(r"\W+", "_", other))
             further[other] = replace(parts, scorer=judge, folder=folder, embeddings=None)
-            score(further[other], accelerator, run)
+            score(further[other], f" for {other}", accelerator, run)
         if accelerator.is_main_process:
             finish(parts, further, None if identity["precision"] == "fp32" else scorer, config, run)
 
 
-def score(parts: PairScorer, accelerator: Accelerator, run: Run) -> None:
+def score(parts: PairScorer, whose: str, accelerator: Accelerator, run: Run) -> None:
     """Do this process's share of the captions, then of the pairs."""
     rank, processes = accelerator.process_index, accelerator.num_processes
-    whose = f" for {parts.scorer.name}" + (f" by the first of {processes} processes" if processes > 1 else "")
+    whose += f" by the first of {processes} processes" if processes > 1 else ""
     parts.embed_texts(rank, processes, lambda done, total: run.progress(f"distinct captions embedded{whose}", done, total))
     waited = parts.score(rank, processes, lambda done, total: run.progress(f"pairs scored{whose}", done, total))
     if accelerator.is_main_process:
