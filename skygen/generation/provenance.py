@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from xml.sax.saxutils import escape
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from skygen.errors import StorageError
+from skygen.storage import writing
 
 # IPTC's term for a picture made by a trained model; platforms read it to label synthetic media.
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -28,7 +27,7 @@ def save_synthetic(image: Image.Image, path: Path, record: Mapping[str, Any]) ->
 
     Args:
         image: RGB.
-        path: ends in ``.png``; its folder exists.
+        path: ends in ``.png``; folders above it are made.
         record: prompt, seed, model, steps and the like; plain values.
 
     Raises:
@@ -38,13 +37,8 @@ def save_synthetic(image: Image.Image, path: Path, record: Mapping[str, Any]) ->
     notes.add_itxt("XML:com.adobe.xmp", XMP.format(source=escape(DIGITAL_SOURCE_TYPE)))
     notes.add_itxt("skygen", json.dumps(record, sort_keys=True))
     notes.add_itxt("parameters", _parameters(record))
-    working = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        image.save(working, format="PNG", pnginfo=notes)
-        working.replace(path)
-    except OSError as error:
-        working.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot be written ({error}); free disk space and run the same command again.") from error
+    with writing(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=notes)
 
 
 def _parameters(record: Mapping[str, Any]) -> str:

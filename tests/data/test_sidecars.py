@@ -92,7 +92,7 @@ def test_what_cannot_be_used_goes_to_the_ledger(tmp_path: Path) -> None:
     assert reasons == {
         "a/alone.png": "no .txt, .caption or .json lies beside it",
         "a/broken.png": "broken.json is not valid JSON: Unterminated string starting at: line 1 column 13 (char 12)",
-        "a/list.png": "list.json holds no object with a caption or a type",
+        "a/list.png": "list.json holds no object with a caption or a class",
         "a/latin.png": "latin.json is not valid UTF-8",
         "a/none.png": "there is no caption",
         "a/number.png": 'no text or list of texts under "captions" or "caption" or "text"',

@@ -135,7 +135,7 @@ def test_samples_that_cannot_be_used_say_why(tmp_path: Path) -> None:
         ("a.tar/../out", "the path '../out.jpg' leads out of the tar or is no file's name"),
         ("a.tar//abs", "the path '/abs.jpg' leads out of the tar or is no file's name"),
         ("a.tar/latin", "latin.txt is not valid UTF-8"),
-        ("a.tar/list", "list.json holds no object with captions"),
+        ("a.tar/list", "list.json holds no object with a caption or a class"),
         ("a.tar/torn", "torn.json is not valid JSON: Expecting value: line 1 column 13 (char 12)"),
         ("a.tar/wrong", 'no text or list of texts under "captions" or "caption" or "text"'),
         ("a.tar/deep", "deep.json is nested too deeply"),

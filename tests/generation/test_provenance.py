@@ -31,5 +31,6 @@ def test_the_same_picture_is_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=r"cannot be written .* free disk space"):
-        save_synthetic(Image.new("RGB", (8, 8)), tmp_path / "absent" / "a.png", RECORD)
+        save_synthetic(Image.new("RGB", (8, 8)), tmp_path / "file" / "a.png", RECORD)

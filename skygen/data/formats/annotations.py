@@ -97,6 +97,27 @@ def read_annotation(fields: Mapping[str, Any], caption_column: str | None = None
     )
 
 
+def decode_text(data: bytes, name: str) -> str:
+    """Decode a file of text; a ValueError carries the reason why it is none."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{name} is not valid UTF-8") from None
+
+
+def parse_object(text: str, name: str) -> Mapping[str, Any]:
+    """Parse a JSON object that describes an image; a ValueError carries the reason why it does not."""
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not valid JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{name} is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} holds no object with a caption or a class")
+    return content
+
+
 def keep_captions(texts: Iterable[object], key: str, where: str, rejects: Rejects) -> tuple[str, ...]:
     """Keep the captions that say something, each once; the others go to the ledger, as parts of the pair.
 

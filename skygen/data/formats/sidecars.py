@@ -6,13 +6,12 @@ any depth of folders; or ``x.png`` + ``x.txt`` (or ``x.caption``) with a caption
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from skygen.data.formats.annotations import Annotation, keep_captions, note_problems, read_annotation
+from skygen.data.formats.annotations import Annotation, decode_text, keep_captions, note_problems, parse_object, read_annotation
 from skygen.data.formats.folder_listing import folders_within, is_image_name, list_folder
 from skygen.data.pair import CLASS_TEMPLATE, Pair, name_split
 from skygen.data.rejects import Rejects
@@ -123,22 +122,11 @@ def _read_text(path: Path) -> str:
         raise ValueError(f"{path.name} cannot be read: {error.strerror}") from None
     if len(data) > LARGEST:
         raise ValueError(f"{path.name} has more than {LARGEST:,} bytes")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path.name} is not valid UTF-8") from None
+    return decode_text(data, path.name)
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(_read_text(path) or "{}")
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path.name} is not valid JSON: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{path.name} is nested too deeply") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} holds no object with a caption or a type")
-    return content
+    return parse_object(_read_text(path) or "{}", path.name)
 
 
 def _has_sidecars(folder: Path) -> bool:

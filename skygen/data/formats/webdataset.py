@@ -6,7 +6,6 @@ RSTeller's ``.jpg`` + ``.json`` with texts under ``annotations``. Images stay in
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby, islice
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from skygen.data.archive_members import LISTING_ERRORS, Member, list_members
-from skygen.data.formats.annotations import Annotation, keep_captions, note_problems, read_annotation
+from skygen.data.formats.annotations import Annotation, decode_text, keep_captions, note_problems, parse_object, read_annotation
 from skygen.data.formats.folder_listing import find_files
 from skygen.data.pair import CLASS_TEMPLATE, SUFFIXES, Pair, name_split, to_words
 from skygen.data.rejects import Rejects
@@ -154,22 +153,11 @@ def _read_text(member: Member, file: IO[bytes]) -> str:
     data = os.pread(file.fileno(), member.size, member.offset)
     if len(data) < member.size:
         raise ValueError(f"{member.name} is cut short: {len(data)} of {member.size} bytes")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{member.name} is not valid UTF-8") from None
+    return decode_text(data, member.name)
 
 
 def _read_json(member: Member, file: IO[bytes]) -> Mapping[str, Any]:
-    try:
-        content = json.loads(_read_text(member, file))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{member.name} is not valid JSON: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{member.name} is nested too deeply") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{member.name} holds no object with captions")
-    return content
+    return parse_object(_read_text(member, file), member.name)
 
 
 def _holds_samples(path: Path) -> bool:
