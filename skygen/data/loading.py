@@ -8,7 +8,7 @@ nothing but its step number, ranks share one order without overlap, and no epoch
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from signal import SIG_IGN, SIGTERM, SIGUSR1, signal
@@ -77,18 +77,23 @@ class Batch:
     """What a learner sees of some pairs.
 
     Args:
-        pixels: RGB in [-1, 1], float32.
+        pixels: RGB in [-1, 1], float32; without height and width where ``features`` stand in their place.
         captions: one text an image.
         keys: ``Pair.key`` of each.
+        features: what a frozen encoder has made of the images, where that is kept; in the store's dtype.
+        references: all captions of each image, as a caption is trained on; ``captions`` holds the one of each that was drawn.
     """
 
     pixels: Float[Tensor, "batch 3 height width"]
     captions: tuple[str, ...]
     keys: tuple[str, ...]
+    features: Float[Tensor, "batch ..."] | None = None
+    references: tuple[tuple[str, ...], ...] = ()
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with its pixels on ``device``."""
-        return Batch(self.pixels.to(device, non_blocking=True), self.captions, self.keys)
+        """Return the batch with its tensors on ``device``."""
+        features = None if self.features is None else self.features.to(device, non_blocking=True)
+        return replace(self, pixels=self.pixels.to(device, non_blocking=True), features=features)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from skygen.errors import ConfigError, StorageError
+from skygen.models.fingerprints import fingerprint_weights
+from skygen.models.weights import locate, reading_weights
 from skygen.seeding import Seeds
+from skygen.storage import writing
 
 Layout = Literal["diffusers", "peft"]
 PEFT_PREFIX = "base_model.model."
+ABOUT_FILE = "skygen.json"
+"""Beside an adapter: what it was trained on, and how its base was asked."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,18 @@ class LoraSettings:
     lora_dropout: float = 0.0
     """Share of the adapter's inputs set to zero in training."""
     targets: str = "default"
-    """Which layers are adapted: a preset of the model, see ``LORA_PRESETS`` beside it."""
+    """Which layers are adapted: a preset of the model, such as ``text_decoder``, ``text_decoder_and_bridge`` and ``all`` of the
+    captioners."""
+    use_dora: bool = False
+    """Adapt direction and magnitude of each weight apart (DoRA, Liu et al. 2024): a little better at small ranks, slower."""
+    use_rslora: bool = False
+    """Scale by ``lora_alpha / sqrt(rank)`` (Kalajdzievski 2023), which keeps large ranks from being learned too slowly."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ConfigError(f"lora.rank is {self.rank}; it must be at least 1, or 0 for no LoRA: every parameter is trained")
+        if not 0 <= self.lora_dropout < 1:
+            raise ConfigError(f"lora.lora_dropout is {self.lora_dropout}; it must be in [0, 1)")
 
 
 @runtime_checkable
@@ -85,6 +100,7 @@ class Adapter:
         presets: preset name to a regular expression that a module's whole name must match.
         layout: ``diffusers`` writes what ``load_lora_weights`` reads, ``peft`` what ``PeftModel.from_pretrained`` reads.
         seeds: the initial values follow from them.
+        about: what is written beside it as ``skygen.json``.
 
     Raises:
         ConfigError: no such preset.
@@ -92,18 +108,30 @@ class Adapter:
 
     folder_name: ClassVar[str] = "adapter"
 
-    def __init__(self, network: Any, settings: LoraSettings, presets: Mapping[str, str], layout: Layout, seeds: Seeds) -> None:
+    def __init__(
+        self,
+        network: Any,
+        settings: LoraSettings,
+        presets: Mapping[str, str],
+        layout: Layout,
+        seeds: Seeds,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
         from peft import LoraConfig
 
         if settings.targets not in presets:
             raise ConfigError(f"--lora.targets {settings.targets}: this model has {', '.join(presets)}.")
         self.network = network
         self.layout: Layout = layout
+        self.about = dict(about or {})
         self.config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.rank if settings.lora_alpha is None else settings.lora_alpha,
             lora_dropout=settings.lora_dropout,
             target_modules=presets[settings.targets],  # one string: PEFT keeps a list as a set, whose order is not fixed
+            use_dora=settings.use_dora,
+            use_rslora=settings.use_rslora,
+            base_model_name_or_path=self.about.get("base"),
         )
         network.requires_grad_(False)
         seeds.reset_global("lora")
@@ -128,6 +156,90 @@ class Adapter:
         folder.mkdir(parents=True, exist_ok=True)
         path = (_save_diffusers if self.layout == "diffusers" else _save_peft)(folder, state, self.config)
         _compare(path, state)
+        if self.about:
+            with writing(folder / ABOUT_FILE) as temporary:
+                temporary.write_text(json.dumps(self.about, indent=1) + "\n", encoding="utf-8")
+
+
+def attach_saved(network: Any, folder: Path, name: str) -> dict[str, Any]:
+    """Put a saved adapter in PEFT's layout on the network that it was trained on.
+
+    Args:
+        network: a transformers model.
+        folder: of the adapter.
+        name: that the network was loaded by, for the errors.
+
+    Returns:
+        What ``skygen.json`` beside it says; empty where another program has made it.
+
+    Raises:
+        ConfigError: the adapter was trained on another model.
+        UnavailableError: no adapter there, or only a part of one.
+    """
+    locate(str(folder.absolute()), "adapter", "adapter_config.json")
+    with reading_weights(str(folder)):
+        about = _read_about(folder)
+        _require_same_base(network, folder, name, about)
+        network.load_adapter(str(folder))
+    return about
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    if not (folder / ABOUT_FILE).is_file():
+        return {}
+    try:
+        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{folder / ABOUT_FILE}: not readable JSON ({error}); copy the adapter again.") from error
+    return about if isinstance(about, dict) else {}
+
+
+def _require_same_base(network: Any, folder: Path, name: str, about: Mapping[str, Any]) -> None:
+    """Refuse an adapter of another family, of other sizes, or of the same architecture with other weights."""
+    trained_on = f"--model.adapter {folder}: trained on {about.get('base') or 'another model'}"
+    own = network.config.model_type
+    if about.get("model_type", own) != own:
+        raise ConfigError(
+            f"{trained_on}, a {about['model_type']} model, and --model.name {name} is a {own} one; give that base."
+        )
+    for module, shapes in _adapted_shapes(folder).items():
+        found = getattr(network.get_submodule(module), "weight", None) if _has_module(network, module) else None
+        if found is None or (shapes and not _is_quantized(network) and tuple(found.shape) != shapes):
+            raise ConfigError(
+                f"{trained_on}, whose {module} {'has other sizes' if found is not None else 'is not'} in --model.name {name}; "
+                "give the base that it was trained on."
+            )
+    weights = about.get("base_weights")
+    if weights and not _is_quantized(network) and weights != fingerprint_weights(network, torch.bfloat16):
+        raise ConfigError(f"{trained_on}, and --model.name {name} has other weights; give the base that it was trained on.")
+
+
+def _adapted_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Read from the file's header which modules are adapted, and the sizes of those that are linear."""
+    from safetensors import safe_open
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        names = set(file.keys())
+        for down in sorted(name for name in names if name.endswith(".lora_A.weight")):
+            up = down.replace(".lora_A.", ".lora_B.")
+            inward, outward = file.get_slice(down).get_shape(), file.get_slice(up).get_shape() if up in names else []
+            linear = len(inward) == len(outward) == 2
+            module = down.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight")
+            shapes[module] = (outward[0], inward[1]) if linear else ()
+    return shapes
+
+
+def _has_module(network: Any, name: str) -> bool:
+    try:
+        network.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _is_quantized(network: Any) -> bool:
+    return bool(getattr(network, "is_quantized", False))
 
 
 @contextmanager
@@ -162,16 +274,16 @@ def _sort_metadata(path: Path) -> None:
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors stay aligned
-    working = path.with_name(f".{path.name}.{os.getpid()}")
-    working.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
-    working.replace(path)
+    with writing(path) as temporary:
+        temporary.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
 
 
 def _save_peft(folder: Path, state: Mapping[str, Tensor], config: Any) -> Path:
     from safetensors.torch import save_file
 
     path = folder / "adapter_model.safetensors"
-    save_file({PEFT_PREFIX + name: tensor for name, tensor in state.items()}, path, metadata={"format": "pt"})
+    with writing(path) as temporary:
+        save_file({PEFT_PREFIX + name: tensor for name, tensor in state.items()}, temporary, metadata={"format": "pt"})
     config.save_pretrained(folder)
     return path
 

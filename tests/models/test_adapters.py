@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import load_file
 
 from skygen.errors import ConfigError
-from skygen.models import captioner as captioners
 from skygen.models import diffusion as diffusions
 from skygen.models.adapters import Adapter, LoraSettings, WholeModel, without_adapter
 from skygen.models.captioner import Captioner
+from skygen.models.captioners.blip import Blip
 from skygen.models.diffusion import Diffusion
 from skygen.seeding import Seeds
 
 PROGRAM = Path(__file__).parent / "reload_adapters.py"
 LORA = {"rank": 3, "lora_alpha": 7}  # unequal: a loader that lost alpha would scale by 1
 DIFFUSION_PRESETS = ["attention", "attention_ff", "attention_ff_conv", "default"]
-CAPTIONER_PRESETS = ["all", "default", "text_decoder"]
+CAPTIONER_PRESETS = ["all", "default", "text_decoder", "text_decoder_and_bridge"]
 
 
 def inputs() -> dict[str, torch.Tensor]:
@@ -90,7 +90,7 @@ def reloaded(
 
 def test_every_preset_is_looked_at() -> None:
     assert sorted(diffusions.LORA_PRESETS) == DIFFUSION_PRESETS
-    assert sorted(captioners.LORA_PRESETS) == CAPTIONER_PRESETS
+    assert sorted(["default", *Blip.lora_presets]) == CAPTIONER_PRESETS
 
 
 @pytest.mark.parametrize("preset", DIFFUSION_PRESETS)
@@ -154,7 +154,7 @@ def test_the_same_adapter_is_the_same_bytes(
     attach(Diffusion.load(str(stable_diffusion_folder)), "attention_ff_conv").save(tmp_path / "diffusion-attention_ff_conv")
     attach(Captioner.load(str(captioner_folder)), "all").save(tmp_path / "captioner-all")
     files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    assert len(files) == 3
+    assert len(files) == 4
     assert [path for path in files if (tmp_path / path).read_bytes() != (job / path).read_bytes()] == []
 
 

@@ -58,7 +58,7 @@ def test_pixels_reach_the_network_as_the_processor_would_bring_them(captioner: C
     (picture,) = pictures(1)
     square = picture.resize((64, 64), Image.Resampling.BICUBIC)
     expected = captioner.processor.image_processor([square], return_tensors="pt").pixel_values
-    assert torch.allclose(captioner._normalise(image_to_tensor(square)[None]), expected, atol=1e-5)
+    assert torch.allclose(captioner.family._pixels.normalise(image_to_tensor(square)[None]), expected, atol=1e-5)
 
 
 def test_padding_does_not_change_the_loss_of_an_example(captioner: Captioner) -> None:
@@ -80,7 +80,7 @@ def test_generation_starts_from_the_token_that_training_used(captioner: Captione
     """[DEC], not BERT's [CLS]: the loss is the likelihood of the caption's tokens after [DEC]."""
     network, tokenizer = captioner.network, captioner.processor.tokenizer
     start = tokenizer.convert_tokens_to_ids("[DEC]")
-    values = captioner._normalise(pixels(1))
+    values = captioner.family._pixels.normalise(pixels(1))
     with torch.inference_mode():
         written = network.generate(pixel_values=values, max_new_tokens=3)
     assert written[0, 0] == start
