@@ -9,7 +9,7 @@ The same command again continues the run. ``runs/<name>/adapter`` loads with ``P
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from skygen.checkpoints import Checkpoints
 from skygen.data.images import open_image
@@ -18,9 +18,8 @@ from skygen.data.pair import Pair
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.models.adapters import LoraSettings
-from skygen.models.captioner import Captioner
+from skygen.models.captioner import Captioner, CaptionerSettings
 from skygen.models.device import start_accelerator
-from skygen.models.weights import ModelSettings
 from skygen.runs import Continuation, Run, RunSettings, launch
 from skygen.seeding import Seeds
 from skygen.training.loop import Trainer, TrainSettings
@@ -42,9 +41,9 @@ class Config:
 
     run: RunSettings
     pairs: PairSettings
-    model: ModelSettings = field(default_factory=ModelSettings)
+    model: CaptionerSettings = field(default_factory=CaptionerSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
-    images: ImageSettings = field(default_factory=lambda: ImageSettings(crop=False))
+    images: ImageSettings = field(default_factory=lambda: ImageSettings(resolution=0, crop=False))
     captions: CaptionSettings = field(default_factory=lambda: CaptionSettings(strip_prefix=True))
     train: TrainSettings = field(default_factory=TrainSettings)
     preview: PreviewSettings = field(default_factory=PreviewSettings)
@@ -55,13 +54,16 @@ CONTINUATION = Continuation("checkpoints/step-*", ("model", "lora"))
 
 def main(config: Config) -> None:
     accelerator = start_accelerator(config.train.mixed_precision)
-    captioner = Captioner.load(config.model.name, device=str(accelerator.device))
+    captioner = Captioner.of(config.model, device=str(accelerator.device))
+    if config.images.resolution:
+        captioner.family.use_resolution(config.images.resolution)
+    images = replace(config.images, resolution=captioner.resolution)
     seeds = Seeds(config.run.seed)
     with Run(config.run, config, is_main=accelerator.is_main_process, continuation=CONTINUATION) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
         pairs = config.pairs.read(rejects)
-        trained = captioner.attach(config.lora, seeds)
-        stream = PairStream(pairs, config.images, config.captions, seeds, rejects)
+        trained = captioner.attach(config.lora, seeds, base=config.model.name)
+        stream = PairStream(pairs, images, config.captions, seeds, rejects)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
         trainer = Trainer(captioner, trained.parameters, stream, config.train, accelerator, checkpoints)
         for step in trainer.steps():

@@ -18,6 +18,11 @@ VIEW_PREFIX_PATTERN = "|".join(re.escape(p) for p in (PREFIX, AERIAL_PREFIX, SAT
 """Matches each of them, without regard to case: a pattern for Python's ``re`` and for RE2 alike."""
 
 _VIEW_PREFIX = re.compile(VIEW_PREFIX_PATTERN, re.IGNORECASE)
+_DIRECTION = re.compile(
+    r"\b(?:left|right|upper|lower|top|bottom|horizontal(?:ly)?|vertical(?:ly)?|(?:counter)?clockwise"
+    r"|(?:north|south)(?:ern|wards?)?|(?:north|south)?-?(?:east|west)(?:ern|wards?)?)\b",
+    re.IGNORECASE,
+)
 _KEYS_WITHOUT_CONNECTOR = frozenset({"power", "man_made", "natural"})
 _RENAMED_KEYS = {"highway": "road", "aeroway": "airport"}
 _PRIMARY_ROADS = frozenset({"primary", "primary_link"})  # published captions keep `highway` for these two
@@ -83,6 +88,14 @@ def strip_view_prefix(caption: str) -> str:
         The caption's body, its own case kept.
     """
     return _VIEW_PREFIX.sub("", caption, count=1) if _VIEW_PREFIX.match(caption) else caption
+
+
+def names_a_direction(caption: str) -> bool:
+    """Say whether a caption may be true of its image only as it lies: it says left, top, north, vertical and the like.
+
+    The words alone decide, so that a "right of way" counts too: an image turned less often costs less than a wrong caption.
+    """
+    return _DIRECTION.search(caption) is not None
 
 
 def _object_text(tags: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""From a list of pairs to batches: an endless, stateless stream that any step can be read from.
+"""From a list of pairs to examples: an endless, stateless stream that any step can be read from.
 
 Position ``n`` of the stream is item ``n mod N`` of the ``n // N``-th shuffle of the data. Update ``u`` of a run on ``W``
 processes with ``A`` accumulation steps of ``B`` images takes positions ``u*A*W*B`` and onward, so that a resumed run needs
@@ -7,21 +7,20 @@ nothing but its step number, ranks share one order without overlap, and no epoch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from signal import SIG_IGN, SIGTERM, SIGUSR1, signal
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from skygen.data.augmentation import DIHEDRAL, QUARTER_TURNS, color_jitter, dihedral, random_resized_crop
-from skygen.data.captions import strip_view_prefix
+from skygen.data.captions import names_a_direction, strip_view_prefix
 from skygen.data.images import fit_image, image_to_tensor, open_image
 from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects
@@ -36,13 +35,14 @@ class ImageSettings:
     """How an image becomes the square of pixels that a model is trained on."""
 
     resolution: int = 64
-    """Side of the training image in pixels."""
+    """Side of the training image in pixels; 0 is the model's own."""
     crop: bool = True
     """Resize the short side and crop at random along the long one; off: squash the whole image into the square."""
     random_resized_crop: bool = False
     """In the place of both: a random 67 to 100 % of the picture, of aspect 1:2 to 2:1, squashed into the square."""
     random_dihedral: bool = True
-    """One of the eight flips and quarter turns at random: an overhead image has no up."""
+    """One of the eight flips and quarter turns at random: an overhead image has no up. An image whose caption says left, right,
+    north and the like stays as it is."""
     random_rotation: bool = False
     """One of the four quarter turns at random, without flips; goes without random_dihedral."""
     color_jitter: float = 0.0
@@ -53,6 +53,13 @@ class ImageSettings:
             raise ConfigError("images.random_rotation turns without flips: set images.random_dihedral to false with it")
         if not 0 <= self.color_jitter <= 1:
             raise ConfigError(f"images.color_jitter is {self.color_jitter}; it must be in [0, 1], 0 for none")
+        if self.resolution < 0:
+            raise ConfigError(f"images.resolution is {self.resolution}; it must be at least 1, or 0 for the model's own")
+
+    @property
+    def variants(self) -> int:
+        """In how many ways an image may be turned and flipped: the first so many of ``augmentation.dihedral``."""
+        return DIHEDRAL if self.random_dihedral else QUARTER_TURNS if self.random_rotation else 1
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,25 @@ class Example:
     pixels: Float[Tensor, "3 height width"]
     caption: str
     key: str
+    features: Float[Tensor, ...] | None = None
+    references: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class StoredFeatures(Protocol):
+    """What a frozen encoder has made of the images, kept from an earlier look at them."""
+
+    def read(self, row: int, variant: int) -> Float[Tensor, ...] | None:
+        """Return the features of one image.
+
+        Args:
+            row: of the pair in the list.
+            variant: which dihedral change of its image.
+
+        Returns:
+            None where the image could not be read.
+        """
+        ...
 
 
 class PairStream(Dataset[Example | None]):
@@ -118,6 +144,7 @@ class PairStream(Dataset[Example | None]):
         captions: prefix and dropout.
         seeds: of the run.
         rejects: the ledger of bad images.
+        features: what is read in the place of the images, where it is kept.
     """
 
     def __init__(
@@ -127,38 +154,57 @@ class PairStream(Dataset[Example | None]):
         captions: CaptionSettings,
         seeds: Seeds,
         rejects: Rejects,
+        features: StoredFeatures | None = None,
     ) -> None:
         self.pairs = pairs
         self.images = images
         self.captions = captions
         self.seeds = seeds
         self.rejects = rejects
+        self.features = features
         self._shuffle: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
     def __getitem__(self, position: int) -> Example | None:
-        pair = self.pairs[self._index(position)]
+        row = self._index(position)
+        pair = self.pairs[row]
+        caption, references = self._caption(pair, position)
         draw = self.seeds.numpy("example", position)
+        if self.features is not None:
+            kept = self.features.read(row, self._variant(caption, draw))
+            return None if kept is None else Example(torch.empty(3, 0, 0), caption, pair.key, kept, references)
         try:
             image = open_image(pair.image)
         except ImageError as error:
             self.rejects.add(pair.key, str(error), where=str(pair.image))
             return None
-        return Example(image_to_tensor(self._augment(image, draw)), self._caption(pair, draw), pair.key)
+        return Example(image_to_tensor(self._augment(image, caption, draw)), caption, pair.key, None, references)
 
-    def _augment(self, image: Image.Image, draw: np.random.Generator) -> Image.Image:
+    def length_at(self, position: int) -> int:
+        """Return the length in characters of the caption at a position; no image is opened."""
+        return len(self._caption(self.pairs[self._index(position)], position)[0])
+
+    def _augment(self, image: Image.Image, caption: str, draw: np.random.Generator) -> Image.Image:
         settings = self.images
         if settings.random_resized_crop:
             image = random_resized_crop(image, settings.resolution, draw)
         else:
             image = fit_image(image, settings.resolution, mode="crop" if settings.crop else "squash", generator=draw)
-        if settings.random_dihedral or settings.random_rotation:
-            image = dihedral(image, int(draw.integers(DIHEDRAL if settings.random_dihedral else QUARTER_TURNS)))
+        image = dihedral(image, self._variant(caption, draw))
         return color_jitter(image, settings.color_jitter, draw) if settings.color_jitter else image
 
-    def _caption(self, pair: Pair, draw: np.random.Generator) -> str:
-        caption = pair.captions[int(draw.integers(len(pair.captions)))]
-        if draw.random() < self.captions.dropout:
-            return ""
+    def _variant(self, caption: str, draw: np.random.Generator) -> int:
+        """Draw how the image is turned; one whose caption says left or north stays as it is."""
+        variant = int(draw.integers(self.images.variants)) if self.images.variants > 1 else 0
+        return 0 if names_a_direction(caption) else variant
+
+    def _caption(self, pair: Pair, position: int) -> tuple[str, tuple[str, ...]]:
+        """Draw one of the distinct captions of a pair, as the settings want them; return all of them beside it."""
+        draw = self.seeds.numpy("caption", position)
+        captions = tuple(dict.fromkeys(self._prepare(caption, pair) for caption in pair.captions))
+        chosen = captions[int(draw.integers(len(captions)))]
+        return "" if draw.random() < self.captions.dropout else chosen, captions
+
+    def _prepare(self, caption: str, pair: Pair) -> str:
         if self.captions.view_prefix:
             return view_prefix(pair.source) + strip_view_prefix(caption)
         return strip_view_prefix(caption) if self.captions.strip_prefix else caption
@@ -194,59 +240,6 @@ def resample_systematically(weights: Float[np.ndarray, " pairs"], offset: float)
     edges = np.cumsum(weights, dtype=np.float64) * (count / np.sum(weights, dtype=np.float64))
     edges[-1] = count  # rounding must not leave the last draw without an item
     return np.searchsorted(edges, np.arange(count) + offset, side="right").astype(np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class Positions(Sampler[list[int]]):
-    """The stream positions that one process reads, a micro-batch at a time.
-
-    Args:
-        first: number of the first micro-batch, counted over the whole run.
-        last: one past the number of the last.
-        batch_size: images in a micro-batch of one process.
-        rank: of this process.
-        processes: in all.
-    """
-
-    first: int
-    last: int
-    batch_size: int
-    rank: int = 0
-    processes: int = 1
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for micro_batch in range(self.first, self.last):
-            start = (micro_batch * self.processes + self.rank) * self.batch_size
-            yield list(range(start, start + self.batch_size))
-
-    def __len__(self) -> int:
-        return max(0, self.last - self.first)
-
-
-def collate(examples: Sequence[Example | None], resolution: int) -> Batch:
-    """Stack the examples that could be read; with none of them, a batch of zero images."""
-    read = [example for example in examples if example is not None]
-    pixels = torch.stack([example.pixels for example in read]) if read else torch.empty(0, 3, resolution, resolution)
-    return Batch(pixels, tuple(example.caption for example in read), tuple(example.key for example in read))
-
-
-def load_batches(stream: PairStream, positions: Positions, workers: int = 0) -> DataLoader[Batch]:
-    """Read the micro-batches at ``positions``, in order, with any number of worker processes."""
-    return DataLoader(
-        stream,  # type: ignore[arg-type]  # an endless map-style dataset, addressed by position
-        batch_sampler=positions,
-        num_workers=workers,
-        collate_fn=partial(collate, resolution=stream.images.resolution),
-        worker_init_fn=_ignore_stop_signals,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # else the loader would draw from, and so move, the global generator
-    )
-
-
-def _ignore_stop_signals(worker: int) -> None:
-    """Leave SIGTERM to the training process: schedulers send it to all, and without its workers it could not end its step."""
-    signal(SIGTERM, SIG_IGN)
-    signal(SIGUSR1, SIG_IGN)
 
 
 def fingerprint(pairs: Sequence[Pair]) -> str:

@@ -8,16 +8,18 @@ clipping; all randomness is keyed by (seed, purpose, step, rank); an update with
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from skygen.checkpoints import Checkpoint, Checkpoints
-from skygen.data.loading import Batch, PairStream, Positions, fingerprint, load_batches
+from skygen.data.batches import Grouping, Positions, load_batches
+from skygen.data.loading import Batch, PairStream, fingerprint
 from skygen.errors import ConfigError, Preempted, SkygenError
 from skygen.runs import StopSignal
 from skygen.training.learner import JointLearner, Learner
@@ -27,6 +29,7 @@ from skygen.training.optimizer import (
     learning_rate_at,
     optimizer_tensors,
     restore_optimizer,
+    step_unless,
 )
 
 MOST_SKIPPED_IN_A_ROW = 10
@@ -52,6 +55,8 @@ class TrainSettings(OptimizerSettings):
     """Precision of the forward pass; what is trained stays float32."""
     dataloader_num_workers: int = 0
     """Processes that decode images beside the training."""
+    group_by_length: bool = False
+    """Put captions of about one length into a batch, so that less of it is padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +92,6 @@ class Step:
     def record(self) -> dict[str, Any]:
         """Return the line of ``log.jsonl``."""
         return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    """What one update adds up over its micro-batches and over all processes."""
-
-    loss: float
-    images: int
-    stop: bool
 
 
 class Trainer:
@@ -157,6 +153,7 @@ class Trainer:
             batch_size=settings.train_batch_size,
             rank=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
+            grouping=Grouping(self.stream.length_at, self.stream.seeds) if settings.group_by_length else None,
         )
         batches = iter(load_batches(self.stream, positions, settings.dataloader_num_workers))
         skipped_in_a_row = 0
@@ -224,39 +221,39 @@ class Trainer:
     def _update(self, batches: Iterator[Batch]) -> tuple[Step, bool]:
         settings, start = self.settings, time.perf_counter()
         self.optimizer.zero_grad(set_to_none=False)
-        loss_sum, images, data_seconds = 0.0, 0, 0.0
+        losses, images, data_seconds = [], 0, 0.0
         for micro_batch in range(settings.gradient_accumulation_steps):
             waiting = time.perf_counter()
             batch = next(batches).to(self.accelerator.device)
             data_seconds += time.perf_counter() - waiting
             if batch.keys:
-                loss_sum += self._accumulate(batch, micro_batch)
+                losses.append(self._accumulate(batch, micro_batch))
                 images += len(batch.keys)
             elif isinstance(self.learner, JointLearner):
                 self.learner.join()
-        sums = self._reduce(loss_sum, images)
-        norm = self._scale_gradient(sums.images)
-        finite = bool(torch.isfinite(norm)) and sums.loss == sums.loss and abs(sums.loss) != float("inf")
+        sums = self._reduce(losses, images)
+        norm = self._scale_gradient(sums[1])
+        finite = torch.isfinite(norm) & torch.isfinite(sums[0])
         learning_rate = learning_rate_at(self.step, settings.max_train_steps, settings)
-        if finite and sums.images:
-            self._apply(learning_rate)
+        self._apply(learning_rate, leave_out=~finite | (sums[1] == 0))
         self.step += 1
-        seconds = time.perf_counter() - start
+        # The one wait for the device in an update: until here everything is only queued.
+        loss, counted, stop, norm_before, was_finite = torch.stack([*sums, norm.to(sums.dtype), finite.to(sums.dtype)]).tolist()
         record = Step(
             step=self.step,
             total=settings.max_train_steps,
-            loss=sums.loss / max(1, sums.images),
-            gradient_norm=float(norm),
+            loss=loss / max(1, counted),
+            gradient_norm=norm_before,
             learning_rate=learning_rate,
-            images_per_second=sums.images / seconds,
+            images_per_second=counted / (time.perf_counter() - start),
             data_seconds=data_seconds,
-            images=sums.images,
-            skipped=not finite,
+            images=int(counted),
+            skipped=not was_finite,
         )
-        return record, sums.stop
+        return record, bool(stop)
 
-    def _accumulate(self, batch: Batch, micro_batch: int) -> float:
-        """Add the gradient of the summed losses of one micro-batch; return that sum."""
+    def _accumulate(self, batch: Batch, micro_batch: int) -> Float[Tensor, ""]:
+        """Add the gradient of the summed losses of one micro-batch; return that sum, still on the device."""
         position = (self.step, micro_batch, self.accelerator.process_index)
         seeds = self.stream.seeds
         seeds.reset_global("dropout", *position)
@@ -264,36 +261,48 @@ class Trainer:
             losses = self.learner.loss(batch, seeds.generator("noise", *position))
         total = losses.float().sum()
         total.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-        return float(total.detach())
+        return total.detach()
 
-    def _reduce(self, loss_sum: float, images: int) -> _Sums:
-        """Add up losses, counts, stop requests and gradients over all processes."""
-        own = torch.tensor([loss_sum, float(images), float(self._stop.requested)], dtype=torch.float64)
+    def _reduce(self, losses: Sequence[Float[Tensor, ""]], images: int) -> Float[Tensor, 3]:
+        """Add up losses, counts, stop requests and gradients over all processes.
+
+        Returns:
+            Loss, images, and processes that ask for the end; on the device.
+        """
+        device = self.accelerator.device
+        precision = torch.float32 if device.type == "mps" else torch.float64
+        counts = torch.tensor([float(images), float(self._stop.requested)], dtype=precision).to(device, non_blocking=True)
+        loss = torch.stack(list(losses)).to(precision).sum() if losses else torch.zeros((), dtype=precision, device=device)
+        own = torch.cat([loss[None], counts])
         if self.accelerator.num_processes > 1:
-            own = self.accelerator.reduce(own.to(self.accelerator.device), "sum").cpu()
+            own = self.accelerator.reduce(own, "sum")
             gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters.values()]
             flat = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
             parts = flat.split([gradient.numel() for gradient in gradients])
             for parameter, part in zip(self.parameters.values(), parts, strict=True):
                 parameter.grad = part.view_as(parameter)
-        return _Sums(loss=float(own[0]), images=int(own[1]), stop=bool(own[2]))
+        return own
 
-    def _scale_gradient(self, images: int) -> Tensor:
+    def _scale_gradient(self, images: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Turn summed gradients into the mean over ``images``, clip them, and return their norm before clipping."""
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         if gradients:  # none yet where not one image of the first update could be read
-            torch._foreach_mul_(gradients, 1.0 / max(1, images))
+            torch._foreach_mul_(gradients, (1.0 / images.clamp(min=1)).float())
         limit = self.settings.max_grad_norm or float("inf")
-        return torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), limit)
+        return torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), limit).to(self.accelerator.device)
 
-    def _apply(self, learning_rate: float) -> None:
+    def _apply(self, learning_rate: float, leave_out: Bool[Tensor, ""]) -> None:
+        """Move the parameters and their running mean, unless the update is to be left out, which the device alone knows."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.optimizer.step()
+        step_unless(self.optimizer, leave_out)
         if self.average:
             # the usual warm-up of an average: early on, the mean of few steps must not hold on to the start
             decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
-            torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+            averages = list(self.average.values())
+            changes = torch._foreach_sub(list(self.parameters.values()), averages)
+            torch._foreach_mul_(changes, torch.where(leave_out, 0.0, 1 - decay))
+            torch._foreach_add_(averages, changes)
 
     def _identity(self) -> dict[str, Any]:
         """Return what must be the same before and after a resume for the run to be one run."""
@@ -306,4 +315,5 @@ class Trainer:
             "train_batch_size": self.settings.train_batch_size,
             "gradient_accumulation_steps": self.settings.gradient_accumulation_steps,
             "ema_decay": self.settings.ema_decay,
+            "group_by_length": self.settings.group_by_length,
         }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 
@@ -59,7 +60,18 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimizerS
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         eps=settings.adam_epsilon,
+        fused=True,  # one kernel, and the only kind that can be told on the device to leave an update out
     )
+
+
+def step_unless(optimizer: torch.optim.AdamW, leave_out: Bool[Tensor, ""]) -> None:
+    """Update the parameters unless ``leave_out``, without asking the device for its value.
+
+    This is how torch's own gradient scaler leaves out an update that overflowed: a fused optimizer looks at ``found_inf``.
+    """
+    optimizer.found_inf = leave_out.float()  # type: ignore[attr-defined]  # set by torch.amp.GradScaler in the same way
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+    optimizer.step()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
@@ -77,5 +89,4 @@ def restore_optimizer(
     """Put back what ``optimizer_tensors`` returned."""
     for label, value in tensors.items():
         quantity, name = label.split("/", 1)
-        device = "cpu" if quantity == "step" else parameters[name].device
-        optimizer.state[parameters[name]][quantity] = value.to(device, copy=True)  # not a view of the checkpoint's file
+        optimizer.state[parameters[name]][quantity] = value.to(parameters[name].device, copy=True)  # no view of the file

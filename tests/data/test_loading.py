@@ -12,18 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from skygen.data.batches import Positions, collate, load_batches
 from skygen.data.images import image_to_tensor, open_image
-from skygen.data.loading import (
-    Batch,
-    CaptionSettings,
-    ImageSettings,
-    PairStream,
-    Positions,
-    collate,
-    fingerprint,
-    load_batches,
-    resample_systematically,
-)
+from skygen.data.loading import Batch, CaptionSettings, ImageSettings, PairStream, fingerprint, resample_systematically
 from skygen.data.pair import Pair
 from skygen.data.pairs import PairSettings, read_pairs
 from skygen.data.rejects import Rejects

@@ -1,0 +1,122 @@
+"""From the stream of pairs to batches: which positions a process reads, and the loader that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from signal import SIG_IGN, SIGTERM, SIGUSR1, signal
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from skygen.data.loading import Batch, Example, PairStream
+from skygen.seeding import Seeds
+
+GROUPED_BATCHES = 50
+"""Batches of all processes that are sorted by length together."""
+
+
+@dataclass(slots=True)
+class Grouping:
+    """The stream in another order: captions of about one length come together, and so need little padding.
+
+    Each window of fifty batches (of all processes together) is sorted by length and cut into batches, which are then shuffled.
+    What a window holds stays the same, so that a round still shows every pair once; and an order is a function of its window
+    alone, so that any step can be read first.
+
+    Args:
+        length_at: how long the caption at a position is, in any unit.
+        seeds: of the run; the order of the batches in a window follows from them.
+    """
+
+    length_at: Callable[[int], int]
+    seeds: Seeds
+    _window: tuple[int, list[int]] = field(default=(-1, []))
+
+    def positions(self, places: range, batch_size: int) -> list[int]:
+        """Return the stream positions that stand at consecutive places of this order.
+
+        Args:
+            places: in one batch.
+            batch_size: of all processes together.
+        """
+        window, first = divmod(places.start, batch_size * GROUPED_BATCHES)
+        if self._window[0] != window:
+            self._window = (window, self._order(window, batch_size))
+        return self._window[1][first : first + len(places)]
+
+    def _order(self, window: int, batch_size: int) -> list[int]:
+        start = window * batch_size * GROUPED_BATCHES
+        positions = np.arange(start, start + batch_size * GROUPED_BATCHES)
+        lengths = np.array([self.length_at(int(position)) for position in positions])
+        batches = positions[np.argsort(lengths, kind="stable")].reshape(GROUPED_BATCHES, batch_size)
+        shuffled = self.seeds.numpy("batches", window).permutation(batches)  # rows change places, none is taken apart
+        return [int(position) for position in shuffled.flatten()]
+
+
+@dataclass(frozen=True, slots=True)
+class Positions(Sampler[list[int]]):
+    """The stream positions that one process reads, a micro-batch at a time.
+
+    Args:
+        first: number of the first micro-batch, counted over the whole run.
+        last: one past the number of the last.
+        batch_size: images in a micro-batch of one process.
+        rank: of this process.
+        processes: in all.
+        grouping: puts captions of about one length together; without it the order is that of the stream.
+    """
+
+    first: int
+    last: int
+    batch_size: int
+    rank: int = 0
+    processes: int = 1
+    grouping: Grouping | None = None
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for micro_batch in range(self.first, self.last):
+            start = (micro_batch * self.processes + self.rank) * self.batch_size
+            places = range(start, start + self.batch_size)
+            if self.grouping is None:
+                yield list(places)
+            else:
+                yield self.grouping.positions(places, self.batch_size * self.processes)
+
+    def __len__(self) -> int:
+        return max(0, self.last - self.first)
+
+
+def collate(examples: Sequence[Example | None], resolution: int) -> Batch:
+    """Stack the examples that could be read; with none of them, a batch of zero images."""
+    read = [example for example in examples if example is not None]
+    pixels = torch.stack([example.pixels for example in read]) if read else torch.empty(0, 3, resolution, resolution)
+    features = [example.features for example in read if example.features is not None]
+    return Batch(
+        pixels,
+        tuple(example.caption for example in read),
+        tuple(example.key for example in read),
+        torch.stack(features) if features else None,
+        tuple(example.references for example in read),
+    )
+
+
+def load_batches(stream: PairStream, positions: Positions, workers: int = 0) -> DataLoader[Batch]:
+    """Read the micro-batches at ``positions``, in order, with any number of worker processes."""
+    return DataLoader(
+        stream,  # type: ignore[arg-type]  # an endless map-style dataset, addressed by position
+        batch_sampler=positions,
+        num_workers=workers,
+        collate_fn=partial(collate, resolution=stream.images.resolution),
+        worker_init_fn=_ignore_stop_signals,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else the loader would draw from, and so move, the global generator
+    )
+
+
+def _ignore_stop_signals(worker: int) -> None:
+    """Leave SIGTERM to the training process: schedulers send it to all, and without its workers it could not end its step."""
+    signal(SIGTERM, SIG_IGN)
+    signal(SIGUSR1, SIG_IGN)
