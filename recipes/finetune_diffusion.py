@@ -59,7 +59,7 @@ def main(config: Config) -> None:
         rejects = Rejects(run.path("rejects.jsonl"))
         pairs = config.pairs.read(rejects)
         trained = diffusion.attach(config.lora, seeds)
-        stream = PairStream(pairs, config.images, config.captions, seeds, rejects)
+        stream = PairStream(pairs, config.images.for_model(diffusion.resolution), config.captions, seeds, rejects)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
         trainer = Trainer(diffusion, trained.parameters, stream, config.train, accelerator, checkpoints)
         for step in trainer.steps():

@@ -74,7 +74,7 @@ def main(config: Config) -> None:
         pairs = config.pairs.read(rejects)
         benchmarks = config.validation.read(rejects)
         trained = WholeModel(scorer.model, scorer.save)
-        stream = PairStream(pairs, config.images, config.captions, seeds, rejects)
+        stream = PairStream(pairs, config.images.for_model(scorer.resolution), config.captions, seeds, rejects)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
         learner = ContrastiveLearner(scorer.model, scorer.tokenize)
         trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints)

@@ -60,7 +60,8 @@ CONTINUATION = Continuation("checkpoints/step-*", ("model",))
 def main(config: Config) -> None:
     accelerator = start_accelerator(config.train.mixed_precision)
     judge = Judge.load(config.model.name, device=str(accelerator.device))
-    if config.images.resolution != judge.resolution:
+    images = config.images.for_model(judge.resolution)
+    if images.resolution != judge.resolution:
         raise ConfigError(
             f"--images.resolution {config.images.resolution}: {config.model.name} sees squares of {judge.resolution} pixels; "
             f"set --images.resolution {judge.resolution}."
@@ -72,7 +73,7 @@ def main(config: Config) -> None:
         benchmarks = [keep_readable(benchmark, rejects) for benchmark in config.benchmark.read(rejects)]
         learner = ClassificationLearner(judge, number_classes(pairs, judge), config.model.label_smoothing)
         trained = WholeModel(judge.network, judge.save)
-        stream = PairStream(pairs, config.images, CaptionSettings(), seeds, rejects)
+        stream = PairStream(pairs, images, CaptionSettings(), seeds, rejects)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
         trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints)
         for step in trainer.steps():

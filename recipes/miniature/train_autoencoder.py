@@ -53,7 +53,8 @@ def main(config: Config) -> None:
     with Run(config.run, config, is_main=accelerator.is_main_process) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
         pairs = config.pairs.read(rejects)
-        stream = PairStream(pairs, config.images, CaptionSettings(), seeds, rejects)
+        images = config.images.for_model(int(autoencoder.config.sample_size))
+        stream = PairStream(pairs, images, CaptionSettings(), seeds, rejects)
         trained = WholeModel(autoencoder, autoencoder.save_pretrained)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
         learner = AutoencoderLearner(autoencoder)

@@ -34,7 +34,7 @@ from skygen.seeding import Seeds
 class ImageSettings:
     """How an image becomes the square of pixels that a model is trained on."""
 
-    resolution: int = 64
+    resolution: int = 0
     """Side of the training image in pixels; 0 is the model's own."""
     crop: bool = True
     """Resize the short side and crop at random along the long one; off: squash the whole image into the square."""
@@ -55,6 +55,10 @@ class ImageSettings:
             raise ConfigError(f"images.color_jitter is {self.color_jitter}; it must be in [0, 1], 0 for none")
         if self.resolution < 0:
             raise ConfigError(f"images.resolution is {self.resolution}; it must be at least 1, or 0 for the model's own")
+
+    def for_model(self, own: int) -> ImageSettings:
+        """Return the settings with the model's ``own`` resolution where none is set."""
+        return replace(self, resolution=self.resolution or own)
 
     @property
     def variants(self) -> int:
@@ -179,6 +183,12 @@ class PairStream(Dataset[Example | None]):
             return None
         return Example(image_to_tensor(self._augment(image, caption, draw)), caption, pair.key, None, references)
 
+    def references(self, limit: int = 0) -> list[tuple[str, ...]]:
+        """Return the distinct captions of each pair, as trained on, of at most ``limit`` evenly spaced pairs; 0 is all."""
+        count = min(limit, len(self.pairs)) if limit else len(self.pairs)
+        rows = (place * len(self.pairs) // count for place in range(count))
+        return [self._distinct(self.pairs[row]) for row in rows]
+
     def length_at(self, position: int) -> int:
         """Return the length in characters of the caption at a position; no image is opened."""
         return len(self._caption(self.pairs[self._index(position)], position)[0])
@@ -200,9 +210,12 @@ class PairStream(Dataset[Example | None]):
     def _caption(self, pair: Pair, position: int) -> tuple[str, tuple[str, ...]]:
         """Draw one of the distinct captions of a pair, as the settings want them; return all of them beside it."""
         draw = self.seeds.numpy("caption", position)
-        captions = tuple(dict.fromkeys(self._prepare(caption, pair) for caption in pair.captions))
+        captions = self._distinct(pair)
         chosen = captions[int(draw.integers(len(captions)))]
         return "" if draw.random() < self.captions.dropout else chosen, captions
+
+    def _distinct(self, pair: Pair) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self._prepare(caption, pair) for caption in pair.captions))
 
     def _prepare(self, caption: str, pair: Pair) -> str:
         if self.captions.view_prefix:

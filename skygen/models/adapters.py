@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, final, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from skygen.errors import ConfigError, StorageError
-from skygen.models.fingerprints import fingerprint_weights
+from skygen.errors import ConfigError
+from skygen.models.adapter_files import (
+    compare,
+    load_values,
+    read_about,
+    read_config,
+    require_same_base,
+    save_diffusers,
+    save_peft,
+    write_about,
+)
 from skygen.models.weights import locate, reading_weights
 from skygen.seeding import Seeds
-from skygen.storage import writing
 
 Layout = Literal["diffusers", "peft"]
-PEFT_PREFIX = "base_model.model."
-ABOUT_FILE = "skygen.json"
-"""Beside an adapter: what it was trained on, and how its base was asked."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,18 @@ class Trained(Protocol):
         """Write what was trained to a folder."""
         ...
 
+    def start_from(self, folder: Path, name: str) -> None:
+        """Take over the values of what an earlier run has saved.
+
+        Args:
+            folder: where it is.
+            name: that the network was loaded by, for the errors.
+
+        Raises:
+            ConfigError: that is of another model, or of other layers or another rank.
+        """
+        ...
+
 
 @final
 class WholeModel:
@@ -88,6 +103,13 @@ class WholeModel:
     def save(self, folder: Path) -> None:
         """Write the whole model."""
         self._save_model(folder)
+
+    def start_from(self, folder: Path, name: str) -> None:
+        """Refuse: a whole model goes on from a whole model."""
+        raise ConfigError(
+            f"--model.adapter {folder}: --lora.rank 0 trains {name} as a whole, and an adapter cannot be its start; set the "
+            "adapter's own rank, or leave the adapter out."
+        )
 
 
 @final
@@ -154,11 +176,17 @@ class Adapter:
 
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(self.network).items()}
         folder.mkdir(parents=True, exist_ok=True)
-        path = (_save_diffusers if self.layout == "diffusers" else _save_peft)(folder, state, self.config)
-        _compare(path, state)
+        path = (save_diffusers if self.layout == "diffusers" else save_peft)(folder, state, self.config)
+        compare(path, state)
         if self.about:
-            with writing(folder / ABOUT_FILE) as temporary:
-                temporary.write_text(json.dumps(self.about, indent=1) + "\n", encoding="utf-8")
+            write_about(folder, self.about)
+
+    def start_from(self, folder: Path, name: str) -> None:
+        """Take over the values of a saved adapter in PEFT's layout, see ``Trained.start_from``."""
+        locate(str(folder.absolute()), "adapter", "adapter_config.json")
+        with reading_weights(str(folder)):
+            require_same_base(self.network, folder, name, read_about(folder))
+            load_values(self.network, folder)
 
 
 def attach_saved(network: Any, folder: Path, name: str) -> dict[str, Any]:
@@ -178,68 +206,11 @@ def attach_saved(network: Any, folder: Path, name: str) -> dict[str, Any]:
     """
     locate(str(folder.absolute()), "adapter", "adapter_config.json")
     with reading_weights(str(folder)):
-        about = _read_about(folder)
-        _require_same_base(network, folder, name, about)
-        network.load_adapter(str(folder))
+        about = read_about(folder)
+        require_same_base(network, folder, name, about)
+        network.add_adapter(read_config(folder))
+        load_values(network, folder)  # not transformers' load_adapter, which drops the magnitudes of DoRA
     return about
-
-
-def _read_about(folder: Path) -> dict[str, Any]:
-    if not (folder / ABOUT_FILE).is_file():
-        return {}
-    try:
-        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{folder / ABOUT_FILE}: not readable JSON ({error}); copy the adapter again.") from error
-    return about if isinstance(about, dict) else {}
-
-
-def _require_same_base(network: Any, folder: Path, name: str, about: Mapping[str, Any]) -> None:
-    """Refuse an adapter of another family, of other sizes, or of the same architecture with other weights."""
-    trained_on = f"--model.adapter {folder}: trained on {about.get('base') or 'another model'}"
-    own = network.config.model_type
-    if about.get("model_type", own) != own:
-        raise ConfigError(
-            f"{trained_on}, a {about['model_type']} model, and --model.name {name} is a {own} one; give that base."
-        )
-    for module, shapes in _adapted_shapes(folder).items():
-        found = getattr(network.get_submodule(module), "weight", None) if _has_module(network, module) else None
-        if found is None or (shapes and not _is_quantized(network) and tuple(found.shape) != shapes):
-            raise ConfigError(
-                f"{trained_on}, whose {module} {'has other sizes' if found is not None else 'is not'} in --model.name {name}; "
-                "give the base that it was trained on."
-            )
-    weights = about.get("base_weights")
-    if weights and not _is_quantized(network) and weights != fingerprint_weights(network, torch.bfloat16):
-        raise ConfigError(f"{trained_on}, and --model.name {name} has other weights; give the base that it was trained on.")
-
-
-def _adapted_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Read from the file's header which modules are adapted, and the sizes of those that are linear."""
-    from safetensors import safe_open
-
-    shapes: dict[str, tuple[int, ...]] = {}
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-        names = set(file.keys())
-        for down in sorted(name for name in names if name.endswith(".lora_A.weight")):
-            up = down.replace(".lora_A.", ".lora_B.")
-            inward, outward = file.get_slice(down).get_shape(), file.get_slice(up).get_shape() if up in names else []
-            linear = len(inward) == len(outward) == 2
-            module = down.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight")
-            shapes[module] = (outward[0], inward[1]) if linear else ()
-    return shapes
-
-
-def _has_module(network: Any, name: str) -> bool:
-    try:
-        network.get_submodule(name)
-    except AttributeError:
-        return False
-    return True
-
-
-def _is_quantized(network: Any) -> bool:
-    return bool(getattr(network, "is_quantized", False))
 
 
 @contextmanager
@@ -253,45 +224,3 @@ def without_adapter(network: Any) -> Iterator[None]:
     finally:
         if attached:
             network.enable_adapters()
-
-
-def _save_diffusers(folder: Path, state: Mapping[str, Tensor], config: Any) -> Path:
-    """Write PEFT's own key names, which round-trip for every target, with the alpha that bare weights would lose."""
-    from diffusers import StableDiffusionPipeline
-
-    metadata = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=dict(state), unet_lora_adapter_metadata=metadata)
-    path = folder / "pytorch_lora_weights.safetensors"
-    _sort_metadata(path)
-    return path
-
-
-def _sort_metadata(path: Path) -> None:
-    """Put a file's metadata in order: safetensors writes it in a random one, and equal adapters would be unequal files."""
-    content = path.read_bytes()
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # the tensors stay aligned
-    with writing(path) as temporary:
-        temporary.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
-
-
-def _save_peft(folder: Path, state: Mapping[str, Tensor], config: Any) -> Path:
-    from safetensors.torch import save_file
-
-    path = folder / "adapter_model.safetensors"
-    with writing(path) as temporary:
-        save_file({PEFT_PREFIX + name: tensor for name, tensor in state.items()}, temporary, metadata={"format": "pt"})
-    config.save_pretrained(folder)
-    return path
-
-
-def _compare(path: Path, state: Mapping[str, Tensor]) -> None:
-    from safetensors.torch import load_file
-
-    read = load_file(path)
-    stripped = {name.removeprefix(PEFT_PREFIX).removeprefix("unet."): tensor for name, tensor in read.items()}
-    if stripped.keys() != state.keys() or not all(torch.equal(stripped[name], state[name]) for name in state):
-        raise StorageError(f"{path}: what was read back differs from the adapter in memory; the disk cannot be trusted.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, final
@@ -217,22 +217,34 @@ class Captioner:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, " batch"]:
         """Return each example's cross-entropy, the mean over the tokens of its caption."""
-        sums, counts = self.token_losses(batch, batch.captions)
+        sums, counts = self.token_losses(self.features(batch), batch.captions)
         return sums / counts
 
-    def token_losses(self, batch: Batch, captions: Sequence[str]) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """Return how unlikely the captions are: the sum of the cross-entropies of the tokens of each, and their number.
+    def features(self, batch: Batch) -> Float[Tensor, "batch places channels"]:
+        """Return what ``encode`` makes of the images of a batch, or has made of them earlier."""
+        return self.encode(batch.pixels) if batch.features is None else batch.features.to(self.network.dtype)
+
+    def token_losses(
+        self, features: Float[Tensor, "batch places channels"], captions: Sequence[str]
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """Return how unlikely captions are: the sum of the cross-entropies of the tokens of each, and their number.
 
         Args:
-            batch: the images, as pixels or as what ``encode`` has made of them.
+            features: from ``features``.
             captions: one an image.
         """
-        features = self.encode(batch.pixels) if batch.features is None else batch.features.to(self.network.dtype)
-        image = features if self._bridge_is_frozen else self.family.project(features)
+        image = self._project(features)
         tokens = self.family.tokenize(captions, self.max_length).to(image.device)
         logits = self.family.logits(image, tokens).float().transpose(1, 2)
         losses = functional.cross_entropy(logits, tokens.targets, ignore_index=IGNORED, reduction="none")
         return losses.sum(dim=1), (tokens.targets != IGNORED).sum(dim=1).clamp(min=1).float()
+
+    def write(self, features: Float[Tensor, "batch places channels"], options: Mapping[str, Any]) -> list[str]:
+        """Write captions from features, with ``options`` of transformers' ``generate``; those of one image stand together."""
+        return self.family.generate(self._project(features), options)
+
+    def _project(self, features: Float[Tensor, "batch places channels"]) -> Float[Tensor, "batch places _channels"]:
+        return features if self._bridge_is_frozen else self.family.project(features)
 
     def caption(self, images: Sequence[Image.Image], settings: CaptioningSettings | None = None) -> list[str]:
         """Write one caption an image: the most likely one under beam search, as the settings are.
@@ -269,7 +281,7 @@ class Captioner:
             pixels = torch.stack([image_to_tensor(square) for square in squares]).to(self.network.device)
             if settings.do_sample:
                 (seeds or Seeds(0)).reset_global("captions", start)
-            written = self.family.generate(self.family.project(self.family.encode(pixels)), settings.generation_options())
+            written = self.write(self.encode(pixels), settings.generation_options())
             width = settings.candidates
             proposed += [written[row : row + width] for row in range(0, len(written), width)]
         self.network.train(was_training)

@@ -92,6 +92,12 @@ class Scorer:
         trained_on = source.backbone.trained_on if source.backbone else tuple(config.get("trained_on", ()))
         return cls(name, model, preprocess, tokenize, config, trained_on, batch_size)
 
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the square that it sees."""
+        size = self.model.visual.image_size
+        return int(size if isinstance(size, int) else size[0])
+
     def save(self, folder: Path) -> None:
         """Write the model to a folder that ``load`` takes: open_clip's own layout, whatever it was loaded from."""
         from safetensors.torch import save_file

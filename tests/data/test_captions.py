@@ -6,6 +6,7 @@ from skygen.data.captions import (
     AERIAL_PREFIX,
     PREFIX,
     SATELLITE_PREFIX,
+    names_a_direction,
     strip_view_prefix,
     tag_text,
     title,
@@ -64,3 +65,21 @@ def test_view_prefix_comes_off_in_any_case(prefix: str) -> None:
 @pytest.mark.parametrize("caption", ["Railway switch.", "A pier. An aerial image. It shows: nothing.", ""])
 def test_only_a_leading_prefix_comes_off(caption: str) -> None:
     assert strip_view_prefix(caption) == caption
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a lake on the left", "the RIGHT bank", "north of the road", "a northern suburb", "south-west corner", "facing eastwards",
+        "the upper part", "top of the image", "a vertical line", "two roads run horizontally", "counterclockwise lanes",
+    ],
+)  # fmt: skip
+def test_words_of_direction_are_found(caption: str) -> None:
+    assert names_a_direction(caption)
+
+
+@pytest.mark.parametrize(
+    "caption", ["a bright roof", "a leftover field", "rooftops", "stop line", "weston airfield", "feast", ""]
+)
+def test_words_that_only_look_like_a_direction_are_none(caption: str) -> None:
+    assert not names_a_direction(caption)

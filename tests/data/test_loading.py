@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from skygen.data.augmentation import dihedral
 from skygen.data.batches import Positions, collate, load_batches
 from skygen.data.images import image_to_tensor, open_image
 from skygen.data.loading import Batch, CaptionSettings, ImageSettings, PairStream, fingerprint, resample_systematically
@@ -255,3 +256,56 @@ def test_a_list_of_pairs_gives_the_stream_that_its_pairs_give(pairs: list[Pair],
     batches = [list(load_batches(stream(some), Positions(0, 3, 8))) for some in (pairs, chosen)]
     assert all(same(one, other) for one, other in zip(*batches, strict=True))
     assert fingerprint(chosen) == fingerprint(pairs)
+
+
+def test_a_repeated_caption_counts_once_and_all_distinct_ones_come_along(pairs: list[Pair]) -> None:
+    repeated = [replace(pairs[0], captions=("a satellite image of a lake", "a lake", "a lake", "a lake", "a boat"))]
+    stripped = stream(repeated, captions=CaptionSettings(strip_prefix=True))
+    drawn = Counter(example.caption for position in range(400) if (example := stripped[position]) is not None)
+    assert set(drawn) == {"a lake", "a boat"}
+    assert 150 < drawn["a lake"] < 250
+    first = stripped[0]
+    assert first is not None
+    assert first.references == ("a lake", "a boat")
+    assert stripped.references() == [("a lake", "a boat")]
+    assert stream(pairs).references(limit=5) == [tuple(dict.fromkeys(pairs[len(pairs) * i // 5].captions)) for i in range(5)]
+
+
+def test_an_image_whose_caption_names_a_direction_is_not_turned(pairs: list[Pair]) -> None:
+    both = [replace(pairs[0], captions=("a lake in the upper left", "a lake"))]
+    as_it_is = image_to_tensor(open_image(pairs[0].image).resize((16, 16), 3))
+    looked = stream(both, replace(SMALL, crop=False))
+    turned = {"a lake in the upper left": 0, "a lake": 0}
+    for position in range(200):
+        example = looked[position]
+        assert example is not None
+        turned[example.caption] += not torch.equal(example.pixels, as_it_is)
+    assert turned["a lake in the upper left"] == 0
+    assert 60 < turned["a lake"] < 115  # seven of eight
+
+
+def test_kept_features_stand_for_the_images(pairs: list[Pair]) -> None:
+    class Kept:
+        asked: list[tuple[int, int]] = []
+
+        def read(self, row: int, variant: int) -> torch.Tensor | None:
+            self.asked.append((row, variant))
+            return None if row == 0 else torch.full((2, 3), float(10 * row + variant))
+
+    images = replace(SMALL, crop=False)
+    kept = PairStream(pairs, images, CaptionSettings(), Seeds(1), Rejects(None), Kept())
+    looked = PairStream(pairs, images, CaptionSettings(), Seeds(1), Rejects(None))
+    positions = Positions(0, 1, len(pairs))
+    (batch,) = list(load_batches(kept, positions))
+    (pictures,) = list(load_batches(looked, positions))
+    assert len(batch.keys) == len(pairs) - 1
+    assert [key for key in pictures.keys if key != pairs[0].key] == list(batch.keys)
+    assert batch.features is not None and batch.features.shape == (len(pairs) - 1, 2, 3)
+    assert batch.pixels.shape == (len(pairs) - 1, 3, 0, 0)
+    assert len({variant for _, variant in Kept.asked}) > 4
+    for row, key in enumerate(batch.keys):  # the same image is turned the same way, whether it is looked at or kept
+        place = pictures.keys.index(key)
+        source = next(index for index, pair in enumerate(pairs) if pair.key == key)
+        variant = int(batch.features[row, 0, 0]) - 10 * source
+        square = open_image(pairs[source].image).resize((16, 16), 3)
+        assert torch.equal(pictures.pixels[place], image_to_tensor(dihedral(square, variant)))

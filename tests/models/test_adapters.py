@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import BlipConfig, BlipForConditionalGeneration
 
 from skygen.errors import ConfigError
+from skygen.miniature.architectures import build_captioner
 from skygen.models import diffusion as diffusions
 from skygen.models.adapters import Adapter, LoraSettings, WholeModel, without_adapter
 from skygen.models.captioner import Captioner
@@ -181,7 +183,7 @@ def test_a_fresh_adapter_changes_nothing_and_follows_from_the_seed(captioner_fol
 
 
 def test_an_unknown_preset_names_the_known_ones(captioner_folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--lora\.targets everything: this model has default, text_decoder, all\."):
+    with pytest.raises(ConfigError, match=r"--lora\.targets everything: this model has default, text_decoder, .*, all\."):
         Captioner.load(str(captioner_folder)).attach(LoraSettings(targets="everything"), Seeds(0))
 
 
@@ -195,3 +197,68 @@ def test_rank_zero_trains_and_saves_the_whole_model(captioner_folder: Path, tmp_
         next(iter(trained.parameters.values())).add_(0.1)
     trained.save(tmp_path / "model")
     assert np.array_equal(outputs_of(Captioner.load(str(tmp_path / "model")))["logits"], outputs_of(learner)["logits"])
+
+
+@pytest.mark.parametrize("option", ["use_dora", "use_rslora"])
+def test_dora_and_rslora_are_loaded_to_the_same_captions(option: str, captioner_folder: Path, tmp_path: Path) -> None:
+    learner = Captioner.load(str(captioner_folder))
+    plain = outputs_of(learner)["logits"]
+    adapter = learner.attach(LoraSettings(targets="all", **LORA, **{option: True}), Seeds(1))
+    assert isinstance(adapter, Adapter)
+    for name, parameter in adapter.parameters.items():
+        with torch.no_grad():
+            parameter.add_(torch.randn(parameter.shape, generator=Seeds(2).generator(name)), alpha=0.1)
+    assert any("magnitude" in name for name in adapter.parameters) == (option == "use_dora")
+    assert {parameter.dtype for parameter in adapter.parameters.values()} == {torch.float32}
+    adapter.save(tmp_path / "adapter")
+    reloaded = outputs_of(Captioner.load(str(captioner_folder), tmp_path / "adapter"))
+    assert np.allclose(reloaded["logits"], outputs_of(learner)["logits"], atol=1e-5)
+    assert not np.allclose(reloaded["logits"], plain, atol=1e-2)
+
+
+def test_an_adapter_of_other_weights_another_size_or_another_family_is_refused(captioner_folder: Path, tmp_path: Path) -> None:
+    learner = Captioner.load(str(captioner_folder))
+    learner.attach(LoraSettings(rank=2), Seeds(1), base="the/base").save(tmp_path / "adapter")
+    other = tmp_path / "other"
+    build_captioner(other, Seeds(8))
+    with pytest.raises(ConfigError, match=r"trained on the/base, and --model\.name .*other has other weights; give the base"):
+        Captioner.load(str(other), tmp_path / "adapter")
+    network = BlipForConditionalGeneration(wider(other))
+    network.save_pretrained(other)
+    with pytest.raises(ConfigError, match=r"trained on the/base, whose text_decoder\.\S+ has other sizes in"):
+        Captioner.load(str(other), tmp_path / "adapter")
+    about = tmp_path / "adapter" / "skygen.json"
+    about.write_text(about.read_text().replace('"blip"', '"git"'))
+    with pytest.raises(ConfigError, match=r"trained on the/base, a git model, and --model\.name .* is a blip one; give that"):
+        Captioner.load(str(captioner_folder), tmp_path / "adapter")
+
+
+def wider(folder: Path) -> Any:
+    config = BlipConfig.from_pretrained(folder)
+    config.text_config.hidden_size = 320
+    return config
+
+
+def test_an_adapter_knows_its_resolution(captioner_folder: Path, tmp_path: Path) -> None:
+    learner = Captioner.load(str(captioner_folder))
+    learner.family.use_resolution(96)
+    learner.attach(LoraSettings(rank=2), Seeds(1)).save(tmp_path / "adapter")
+    assert Captioner.load(str(captioner_folder)).resolution == 64
+    assert Captioner.load(str(captioner_folder), tmp_path / "adapter").resolution == 96
+    with pytest.raises(ConfigError, match=r"this BLIP sees patches of 8; give a multiple of that\.$"):
+        learner.family.use_resolution(100)
+
+
+def test_training_goes_on_from_a_saved_adapter(captioner_folder: Path, tmp_path: Path) -> None:
+    first = Captioner.load(str(captioner_folder))
+    attach(first, "all").save(tmp_path / "adapter")
+    second = Captioner.load(str(captioner_folder))
+    trained = second.attach(LoraSettings(targets="all", **LORA), Seeds(5))
+    trained.start_from(tmp_path / "adapter", "the/base")
+    assert np.array_equal(outputs_of(first)["logits"], outputs_of(second)["logits"])
+    narrow = Captioner.load(str(captioner_folder)).attach(LoraSettings(rank=2, targets="all"), Seeds(5))
+    with pytest.raises(ConfigError, match=r"holds other layers or another rank than --lora\.targets"):
+        narrow.start_from(tmp_path / "adapter", "the/base")
+    whole = Captioner.load(str(captioner_folder)).attach(LoraSettings(rank=0), Seeds(5))
+    with pytest.raises(ConfigError, match=r"--lora\.rank 0 trains the/base as a whole"):
+        whole.start_from(tmp_path / "adapter", "the/base")

@@ -104,7 +104,9 @@ class Blip:
         targets = inputs.masked_fill(tokens.attention_mask == 0, IGNORED)[:, 1:]
         return CaptionTokens(inputs[:, :-1], tokens.attention_mask[:, :-1], targets)
 
-    def logits(self, image: Float[Tensor, "batch places channels"], tokens: CaptionTokens) -> Float[Tensor, "batch tokens words"]:
+    def logits(
+        self, image: Float[Tensor, "batch places channels"], tokens: CaptionTokens
+    ) -> Float[Tensor, "batch tokens words"]:
         """Predict each position's next token."""
         logits: Tensor = self.network.text_decoder(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, encoder_hidden_states=image

@@ -107,7 +107,9 @@ class Family(Protocol):
         """
         ...
 
-    def logits(self, image: Float[Tensor, "batch places channels"], tokens: CaptionTokens) -> Float[Tensor, "batch tokens words"]:
+    def logits(
+        self, image: Float[Tensor, "batch places channels"], tokens: CaptionTokens
+    ) -> Float[Tensor, "batch tokens words"]:
         """Predict each position's next token, for the positions of ``tokens.input_ids``.
 
         Args:

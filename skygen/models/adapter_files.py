@@ -1,0 +1,162 @@
+"""Files of adapters: written in the format their own ecosystem loads, read back, and held against the model they are put on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skygen.errors import ConfigError, StorageError
+from skygen.models.fingerprints import fingerprint_weights
+from skygen.storage import writing
+
+PEFT_PREFIX = "base_model.model."
+ABOUT_FILE = "skygen.json"
+"""Beside an adapter: what it was trained on, and how its base was asked."""
+
+
+def save_diffusers(folder: Path, state: Mapping[str, Tensor], config: Any) -> Path:
+    """Write PEFT's own key names, which round-trip for every target, with the alpha that bare weights would lose."""
+    from diffusers import StableDiffusionPipeline
+
+    metadata = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=dict(state), unet_lora_adapter_metadata=metadata)
+    path = folder / "pytorch_lora_weights.safetensors"
+    _sort_metadata(path)
+    return path
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put a file's metadata in order: safetensors writes it in a random one, and equal adapters would be unequal files."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    with writing(path) as temporary:
+        temporary.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+
+
+def save_peft(folder: Path, state: Mapping[str, Tensor], config: Any) -> Path:
+    """Write PEFT's own folder: weights and ``adapter_config.json``; return the path of the weights."""
+    from safetensors.torch import save_file
+
+    path = folder / "adapter_model.safetensors"
+    with writing(path) as temporary:
+        save_file({PEFT_PREFIX + name: tensor for name, tensor in state.items()}, temporary, metadata={"format": "pt"})
+    config.save_pretrained(folder)
+    return path
+
+
+def compare(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Read the weights back, and raise StorageError where they are not those in memory."""
+    from safetensors.torch import load_file
+
+    read = load_file(path)
+    stripped = {name.removeprefix(PEFT_PREFIX).removeprefix("unet."): tensor for name, tensor in read.items()}
+    if stripped.keys() != state.keys() or not all(torch.equal(stripped[name], state[name]) for name in state):
+        raise StorageError(f"{path}: what was read back differs from the adapter in memory; the disk cannot be trusted.")
+
+
+def write_about(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write ``skygen.json`` beside an adapter."""
+    with writing(folder / ABOUT_FILE) as temporary:
+        temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Read ``skygen.json``; empty where another program has made the adapter."""
+    if not (folder / ABOUT_FILE).is_file():
+        return {}
+    try:
+        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{folder / ABOUT_FILE}: not readable JSON ({error}); copy the adapter again.") from error
+    return about if isinstance(about, dict) else {}
+
+
+def read_config(folder: Path) -> Any:
+    """Read ``adapter_config.json``.
+
+    Raises:
+        ConfigError: another kind of adapter than a LoRA.
+    """
+    from peft import LoraConfig, PeftConfig
+
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise ConfigError(f"--model.adapter {folder}: a {config.peft_type} adapter; skygen puts LoRA adapters on a model.")
+    return config
+
+
+def load_values(network: Any, folder: Path) -> None:
+    """Give a network's LoRA the values of a saved one, every one of them.
+
+    Raises:
+        ConfigError: the file holds other layers or another rank.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    saved = load_file(folder / "adapter_model.safetensors")
+    state = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in saved.items()}
+    own = {key: tensor.shape for key, tensor in get_peft_model_state_dict(network).items()}
+    if {key: tensor.shape for key, tensor in state.items()} != own:
+        raise ConfigError(
+            f"--model.adapter {folder}: holds other layers or another rank than --lora.targets, --lora.rank and "
+            "--lora.use_dora say; set them as its adapter_config.json has them."
+        )
+    set_peft_model_state_dict(network, state)
+
+
+def require_same_base(network: Any, folder: Path, name: str, about: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an adapter of another family, of other sizes, or of the same architecture with other weights."""
+    trained_on = f"--model.adapter {folder}: trained on {about.get('base') or 'another model'}"
+    own = network.config.model_type
+    if about.get("model_type", own) != own:
+        raise ConfigError(
+            f"{trained_on}, a {about['model_type']} model, and --model.name {name} is a {own} one; give that base."
+        )
+    for module, shapes in _adapted_shapes(folder).items():
+        found = getattr(network.get_submodule(module), "weight", None) if _has_module(network, module) else None
+        if found is None or (shapes and not _is_quantized(network) and tuple(found.shape) != shapes):
+            raise ConfigError(
+                f"{trained_on}, whose {module} {'has other sizes' if found is not None else 'is not'} in --model.name {name}; "
+                "give the base that it was trained on."
+            )
+    weights = about.get("base_weights")
+    if weights and not _is_quantized(network) and weights != fingerprint_weights(network, torch.bfloat16):
+        raise ConfigError(f"{trained_on}, and --model.name {name} has other weights; give the base that it was trained on.")
+
+
+def _adapted_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Read from the file's header which modules are adapted, and the sizes of those that are linear."""
+    from safetensors import safe_open
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        names = set(file.keys())
+        for down in sorted(name for name in names if name.endswith(".lora_A.weight")):
+            up = down.replace(".lora_A.", ".lora_B.")
+            inward, outward = file.get_slice(down).get_shape(), file.get_slice(up).get_shape() if up in names else []
+            linear = len(inward) == len(outward) == 2
+            module = down.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight")
+            shapes[module] = (outward[0], inward[1]) if linear else ()
+    return shapes
+
+
+def _has_module(network: Any, name: str) -> bool:
+    try:
+        network.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _is_quantized(network: Any) -> bool:
+    return bool(getattr(network, "is_quantized", False))
