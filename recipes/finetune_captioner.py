@@ -2,27 +2,40 @@
 
     accelerate launch recipes/finetune_captioner.py recipes/configs/finetune_captioner/miniature.yaml
     accelerate launch recipes/finetune_captioner.py CONFIG.yaml --train.learning_rate 5e-5
+    accelerate launch recipes/finetune_captioner.py CONFIG.yaml --features.root features
+    accelerate launch recipes/finetune_captioner.py CONFIG.yaml --model.adapter runs/first/adapter --reward.name cider_d
 
 The same command again continues the run. ``runs/<name>/adapter`` loads with ``PeftModel.from_pretrained``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+from skygen.training.feature_cache import CachedFeatures, FeatureCacheSettings, build_features
 
 from skygen.checkpoints import Checkpoints
-from skygen.data.images import open_image
+from skygen.data.captions import names_a_direction
 from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
-from skygen.data.pair import Pair
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
+from skygen.data.table import PairList
+from skygen.errors import ConfigError
+from skygen.evaluation.caption_previews import CaptionPreview
+from skygen.evaluation.panel import load_scorer
+from skygen.evaluation.rewards import CiderReward, MarginReward
 from skygen.models.adapters import LoraSettings
 from skygen.models.captioner import Captioner, CaptionerSettings
 from skygen.models.device import start_accelerator
+from skygen.models.scorer import Scorer, ScorerSettings, require
 from skygen.runs import Continuation, Run, RunSettings, launch
 from skygen.seeding import Seeds
+from skygen.training.learner import Learner
 from skygen.training.loop import Trainer, TrainSettings
+from skygen.training.self_critical import Reward, RewardSettings, SelfCriticalLearner
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,13 @@ class PreviewSettings:
     steps: int = 0
     """Write every so many updates; 0 is never."""
     images: int = 8
-    """How many of the first training images."""
+    """How many images."""
+    split: str | None = None
+    """Of this split; the first training images when left out."""
+    csv: Path | None = None
+    """The split's CSV, where the data set has one a split."""
+    judge: str | None = None
+    """A scorer that judges these captions; beside a reward, one that the reward does not come from."""
 
 
 @dataclass(frozen=True)
@@ -43,48 +62,104 @@ class Config:
     pairs: PairSettings
     model: CaptionerSettings = field(default_factory=CaptionerSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
-    images: ImageSettings = field(default_factory=lambda: ImageSettings(resolution=0, crop=False))
+    images: ImageSettings = field(default_factory=lambda: ImageSettings(crop=False))
     captions: CaptionSettings = field(default_factory=lambda: CaptionSettings(strip_prefix=True))
+    features: FeatureCacheSettings = field(default_factory=FeatureCacheSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    scorer: ScorerSettings = field(default_factory=ScorerSettings)
     preview: PreviewSettings = field(default_factory=PreviewSettings)
 
 
-CONTINUATION = Continuation("checkpoints/step-*", ("model", "lora"))
+CONTINUATION = Continuation("checkpoints/step-*", ("model", "lora", "reward"))
 
 
 def main(config: Config) -> None:
+    if config.reward.name == "margin":
+        require(config.scorer.name, config.scorer.architecture)
+    if config.preview.judge and config.preview.steps:
+        require(config.preview.judge)
     accelerator = start_accelerator(config.train.mixed_precision)
-    captioner = Captioner.of(config.model, device=str(accelerator.device))
+    device = str(accelerator.device)
+    captioner = Captioner.of(config.model, device=device, with_adapter=False)
     if config.images.resolution:
         captioner.family.use_resolution(config.images.resolution)
-    images = replace(config.images, resolution=captioner.resolution)
+    images = config.images.for_model(captioner.resolution)
     seeds = Seeds(config.run.seed)
     with Run(config.run, config, is_main=accelerator.is_main_process, continuation=CONTINUATION) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
         pairs = config.pairs.read(rejects)
         trained = captioner.attach(config.lora, seeds, base=config.model.name)
-        stream = PairStream(pairs, images, config.captions, seeds, rejects)
+        if config.model.adapter:
+            trained.start_from(config.model.adapter, config.model.name)
+        features = keep_features(captioner, pairs, images, config.features, rejects, accelerator, run)
+        stream = PairStream(pairs, images, config.captions, seeds, rejects, features)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
-        trainer = Trainer(captioner, trained.parameters, stream, config.train, accelerator, checkpoints)
+        learner = choose_learner(captioner, stream, config, device)
+        trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints)
+        preview = choose_previews(pairs, config, rejects, device)
         for step in trainer.steps():
             run.log(step)
             rejects.check(len(pairs), config.pairs.max_bad_fraction)
             if step.due(config.train.checkpointing_steps):
                 trainer.save()
             if step.due(config.preview.steps) and accelerator.is_main_process:
-                write_previews(captioner, pairs[: config.preview.images], run, step.step)
+                preview.write(captioner, run, step.step)
         trainer.adopt_average()
         if accelerator.is_main_process:
             trained.save(run.path(trained.folder_name))
 
 
-def write_previews(captioner: Captioner, pairs: Sequence[Pair], run: Run, step: int) -> None:
-    """Caption the preview images, and note caption and reference side by side."""
-    captions = captioner.caption([open_image(pair.image) for pair in pairs])
-    for pair, caption in zip(pairs, captions, strict=True):
-        run.append(
-            "previews/captions.jsonl", {"step": step, "key": pair.key, "caption": caption, "reference": pair.captions[0]}
+def keep_features(
+    captioner: Captioner,
+    pairs: PairList,
+    images: ImageSettings,
+    settings: FeatureCacheSettings,
+    rejects: Rejects,
+    accelerator: Accelerator,
+    run: Run,
+) -> CachedFeatures | None:
+    """Run the frozen vision tower once over all images, where the settings ask for that."""
+    if settings.root is None:
+        return None
+    if not captioner.encoder_is_frozen:
+        raise ConfigError(
+            "--features.root keeps what a frozen vision tower says, and --lora.targets all and --lora.rank 0 train it: set "
+            "--lora.targets to text_decoder or text_decoder_and_bridge, or leave --features.root out."
         )
+    return build_features(
+        captioner,
+        pairs,
+        images,
+        settings,
+        rejects,
+        device=accelerator.device,
+        process_index=accelerator.process_index,
+        processes=accelerator.num_processes,
+        wait=accelerator.wait_for_everyone,
+        only_upright=np.array([all(map(names_a_direction, pair.captions)) for pair in pairs]),
+        progress=lambda done, total: run.progress("features", done, total),
+    )
+
+
+def choose_learner(captioner: Captioner, stream: PairStream, config: Config, device: str) -> Learner:
+    """Return the captioner itself, or what trains it on a score where the settings ask for that."""
+    if config.reward.name == "none":
+        return captioner
+    if config.reward.name == "margin":
+        reward: Reward = MarginReward(load_scorer(config.scorer, config.scorer.name, device))
+    else:
+        reward = CiderReward(stream.references(config.reward.document_limit))
+    return SelfCriticalLearner(captioner, reward, config.reward)
+
+
+def choose_previews(pairs: PairList, config: Config, rejects: Rejects, device: str) -> CaptionPreview:
+    """Return the images that are captioned while training, and their judge."""
+    settings = config.preview
+    if settings.split is not None and settings.steps:
+        pairs = replace(config.pairs, csv=settings.csv, split=settings.split, limit=settings.images).read(rejects)
+    judge = Scorer.load(settings.judge, device=device) if settings.judge and settings.steps else None
+    return CaptionPreview(pairs[: settings.images], judge)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "convert": weights.convert,
     "fabricate": data.fabricate,
     "report": results.report,
+    "compare": results.compare,
     "doctor": results.doctor,
 }
 

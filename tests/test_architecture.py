@@ -207,10 +207,17 @@ def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
     assert imported_distributions("demo") <= core | declared("demo")
 
 
+LEFT_OUT = {"pycocoevalcap", "bitsandbytes"}
+"""Extras that `make install` leaves out: 104 MB for Java programs, and a library for GPUs."""
+
+
 def test_what_is_installed_is_new_enough() -> None:
     """The floors close known holes; an old environment must not pass unseen."""
     checked = 0
+    installed = {distribution.name.lower().replace("_", "-") for distribution in metadata.distributions()}
     for requirement in (requirement for texts in requirements().values() for requirement in texts):
+        if requirement.name in LEFT_OUT and requirement.name not in installed:
+            continue
         if requirement.name != "skygen":
             version = metadata.version(requirement.name)
             assert requirement.specifier.contains(version, prereleases=True), f"{requirement} but {version} is installed"

@@ -6,13 +6,16 @@ images with each other's prompts are scored beside it, as the model ``shuffled``
 
 ``clip_score`` and ``ref_clip_score`` are for captions, after Hessel et al. 2021, "CLIPScore: A Reference-free Evaluation
 Metric for Image Captioning". The paper puts "A photo depicts" before each text; here texts are embedded as given, since
-SkyCLIP was trained without it.
+SkyCLIP was trained without it. Both are given by every scorer of a run; the paper's own scorer is OpenAI's ViT-B/32, and values
+of another one are not comparable with the paper's.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -21,6 +24,7 @@ from jaxtyping import Float
 from skygen.errors import DataError
 from skygen.evaluation.baselines import derangement
 from skygen.evaluation.scores import Score, mean_score
+from skygen.evaluation.trials import HUMAN, Trial
 from skygen.models.scorer import Picture, Scorer
 from skygen.seeding import Seeds
 
@@ -28,6 +32,21 @@ CLIP_SCORE_WEIGHT: Final = 2.5
 """w of Hessel et al. 2021, section 3: stretches the cosines of OpenAI's ViT-B/32 over about [0, 1]."""
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedTrial:
+    """One metric of one writer's captions, image by image.
+
+    Args:
+        writer: such as ``tuned`` or ``human``.
+        rows: the images, as places in the evaluated set.
+        values: one an image.
+    """
+
+    writer: str
+    rows: tuple[int, ...]
+    values: Float[np.ndarray, " count"]
 
 
 def skyclip_scores(
@@ -95,47 +114,74 @@ def alignment_scores(
 
 
 def caption_alignment_scores(
-    scorer: Scorer,
-    images: Sequence[Picture],
-    captions: Mapping[str, Sequence[str]],
-    references: Sequence[Sequence[str]],
-    *,
-    subset: str,
-    seeds: Seeds,
+    aligned: Mapping[str, Sequence[AlignedTrial]], *, extractor: str, subset: str, seeds: Seeds
 ) -> list[Score]:
-    """Score the captions of several writers by ``clip_score`` and ``ref_clip_score``; images are embedded once.
+    """Average what ``align_trials`` has measured, with intervals.
+
+    Returns:
+        ``clip_score`` of every writer, then ``ref_clip_score`` of every writer, then, where references are repeated,
+        ``ref_clip_score_distinct``. The interval is None for a single image.
+    """
+    return [
+        mean_score(name, one.values, model=one.writer, subset=subset, extractor=extractor, seeds=seeds)
+        for name, every in aligned.items()
+        for one in every
+    ]
+
+
+def align_trials(
+    scorer: Scorer, images: Sequence[Picture], trials: Sequence[Trial], progress: Callable[[int, int], None] = lambda *_: None
+) -> dict[str, list[AlignedTrial]]:
+    """Measure CLIPScore and RefCLIPScore of each image's caption, for all writers; each image and text is embedded once.
+
+    CLIPScore looks at no reference, and so has one column. Of people's captions, in rounds, it is the mean over the rounds.
+    RefCLIPScore takes the best of the references, which repeats do not change; in the column of all references a person's
+    caption therefore mostly meets its own copy, and ``human`` is to be read in the ``_distinct`` column.
 
     Args:
         scorer: the CLIP that judges.
-        images: paths or PIL images.
-        captions: by writer, such as ``tuned`` or ``constant``: one an image.
-        references: one or more captions by people an image.
-        subset: which of the data the images are.
-        seeds: the run's seeds.
+        images: paths, which are opened as they are needed, or PIL images.
+        trials: as ``lay_out_trials`` gives them.
+        progress: is told how many images are embedded, and of how many.
 
     Returns:
-        ``clip_score`` of every writer, then ``ref_clip_score`` of every writer. The interval is None for a single image.
+        ``clip_score``, ``ref_clip_score`` and perhaps ``ref_clip_score_distinct`` to the values of every trial.
 
     Raises:
         DataError: there is no image, the counts differ, or an image has no reference.
+        ImageError: a file cannot be decoded.
     """
-    for written in captions.values():
-        _check_counts(len(images), len(written), "captions")
-    _check_references(len(images), references)
-    embedded = scorer.embed_images(images)
-    flat = scorer.embed_texts([text for texts in references for text in texts])
-    grouped = np.split(flat, np.cumsum([len(texts) for texts in references])[:-1])
-    items: dict[str, dict[str, Float[np.ndarray, " count"]]] = {"clip_score": {}, "ref_clip_score": {}}
-    for writer, written in captions.items():
-        texts = scorer.embed_texts(written)
-        items["clip_score"][writer] = clip_score(embedded, texts)
-        items["ref_clip_score"][writer] = ref_clip_score(embedded, texts, grouped)
-    extractor = f"skyclip:{scorer.name}"
-    return [
-        mean_score(name, values, model=writer, subset=subset, extractor=extractor, seeds=seeds)
-        for name, by_writer in items.items()
-        for writer, values in by_writer.items()
-    ]
+    if not images:
+        raise DataError("There is no image to score; give at least one.")
+    for trial in trials:
+        if trial.writer != HUMAN:
+            _check_counts(len(images), len(trial.rows), "captions")
+    embedded = _embed_in_chunks(scorer, images, progress)
+    rounds = [one for trial in trials for one in trial.rounds]
+    texts = list(dict.fromkeys(chain.from_iterable((*one.hypotheses, *chain(*one.references)) for one in rounds)))
+    vectors = scorer.embed_texts(texts)
+    place = {text: row for row, text in enumerate(texts)}
+    aligned: dict[str, list[AlignedTrial]] = {}
+    for trial in trials:
+        own = embedded[np.asarray(trial.rows)]
+        written = [vectors[[place[text] for text in one.hypotheses]] for one in trial.rounds]
+        if not trial.distinct:
+            plain = np.mean([clip_score(own, captions) for captions in written], axis=0)
+            aligned.setdefault("clip_score", []).append(AlignedTrial(trial.writer, trial.rows, plain))
+        grouped = [[vectors[[place[text] for text in some]] for some in one.references] for one in trial.rounds]
+        best = np.mean([ref_clip_score(own, *pair) for pair in zip(written, grouped, strict=True)], axis=0)
+        aligned.setdefault(trial.name("ref_clip_score"), []).append(AlignedTrial(trial.writer, trial.rows, best))
+    return {name: aligned[name] for name in sorted(aligned)}
+
+
+def _embed_in_chunks(
+    scorer: Scorer, images: Sequence[Picture], progress: Callable[[int, int], None]
+) -> Float[np.ndarray, "count dimension"]:
+    parts = []
+    for start in range(0, len(images), scorer.batch_size):
+        parts.append(scorer.embed_images(images[start : start + scorer.batch_size]))
+        progress(min(start + scorer.batch_size, len(images)), len(images))
+    return np.concatenate(parts)
 
 
 def matched_cosine(

@@ -51,6 +51,26 @@ def class_mode_captions(train_pairs: Sequence[Pair], eval_pairs: Sequence[Pair])
     return [constant if pair.class_name is None else modes.get(pair.class_name, constant) for pair in eval_pairs]
 
 
+def trivial_captions(train_pairs: Sequence[Pair], eval_pairs: Sequence[Pair]) -> dict[str, list[str]]:
+    """Write the baselines that repeat training captions: ``constant``, and ``class_mode`` where classes are known.
+
+    Args:
+        train_pairs: where captions are counted, repeats included.
+        eval_pairs: what is captioned.
+
+    Raises:
+        DataError: there is no training pair.
+    """
+    constant = constant_caption([caption for pair in train_pairs for caption in pair.captions])
+    captions = {"constant": [constant] * len(eval_pairs)}
+    known = {pair.class_name for pair in train_pairs} & {pair.class_name for pair in eval_pairs} - {None}
+    if known:
+        captions["class_mode"] = class_mode_captions(train_pairs, eval_pairs)
+    else:
+        _LOG.info("class_mode is left out, as no class is known both in training and here")
+    return captions
+
+
 def shuffled_captions(captions: Sequence[str], seeds: Seeds) -> list[str]:
     """Give every image the caption of another one, with another text where possible (see ``derangement``)."""
     return [captions[index] for index in derangement(captions, seeds)]

@@ -10,8 +10,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Final
+from functools import cache, lru_cache, partial
+from typing import Final, final
 
 import numpy as np
 from jaxtyping import Float, Int, Num
@@ -171,22 +171,31 @@ def cider_d(captions: TokenizedCaptions) -> Float[np.ndarray, " count"]:
     Returns:
         Values in [0, 10].
     """
-    frequencies: Counter[Tokens] = Counter()
-    for references in captions.references:
-        frequencies.update({gram for reference in references for gram in _count_ngrams(reference)})
-    log_count = math.log(len(captions.references))
-    rarity = {gram: log_count - math.log(frequency) for gram, frequency in frequencies.items()}
-
-    @cache
-    def weigh(tokens: Tokens) -> _Weighed:
-        return _weigh_ngrams(tokens, rarity, unseen=log_count)
-
+    metric = CiderD(captions.references)
     items = zip(captions.hypotheses, captions.references, strict=True)
-    values = [
-        10.0 * sum(_cider_pair(weigh(hypothesis), weigh(reference)) for reference in references) / len(references)
-        for hypothesis, references in items
-    ]
-    return np.array(values, dtype=np.float64)
+    return np.array([metric.score(hypothesis, references) for hypothesis, references in items], dtype=np.float64)
+
+
+@final
+class CiderD:
+    """CIDEr-D of single captions, with the inverse document frequencies of a set of references, an item being a document.
+
+    Args:
+        documents: the references of each item.
+    """
+
+    def __init__(self, documents: Sequence[Sequence[Tokens]]) -> None:
+        frequencies: Counter[Tokens] = Counter()
+        for references in documents:
+            frequencies.update({gram for reference in references for gram in _count_ngrams(reference)})
+        log_count = math.log(len(documents))
+        rarity = {gram: log_count - math.log(frequency) for gram, frequency in frequencies.items()}
+        self._weigh = lru_cache(maxsize=100_000)(partial(_weigh_ngrams, rarity=rarity, unseen=log_count))
+
+    def score(self, hypothesis: Tokens, references: Sequence[Tokens]) -> float:
+        """Score one caption against the references of its item, in [0, 10]."""
+        own = self._weigh(hypothesis)
+        return 10.0 * sum(_cider_pair(own, self._weigh(reference)) for reference in references) / len(references)
 
 
 def _count_ngrams(tokens: Tokens) -> Counter[Tokens]:

@@ -236,14 +236,15 @@ class Captioner:
         image = self._project(features)
         tokens = self.family.tokenize(captions, self.max_length).to(image.device)
         logits = self.family.logits(image, tokens).float().transpose(1, 2)
-        losses = functional.cross_entropy(logits, tokens.targets, ignore_index=IGNORED, reduction="none")
-        return losses.sum(dim=1), (tokens.targets != IGNORED).sum(dim=1).clamp(min=1).float()
+        targets = tokens.targets[:, tokens.prompt_length :]
+        losses = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+        return losses.sum(dim=1), (targets != IGNORED).sum(dim=1).clamp(min=1).float()
 
     def write(self, features: Float[Tensor, "batch places channels"], options: Mapping[str, Any]) -> list[str]:
         """Write captions from features, with ``options`` of transformers' ``generate``; those of one image stand together."""
         return self.family.generate(self._project(features), options)
 
-    def _project(self, features: Float[Tensor, "batch places channels"]) -> Float[Tensor, "batch places _channels"]:
+    def _project(self, features: Float[Tensor, "batch patches features"]) -> Float[Tensor, "batch places channels"]:
         return features if self._bridge_is_frozen else self.family.project(features)
 
     def caption(self, images: Sequence[Image.Image], settings: CaptioningSettings | None = None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from skygen.errors import DataError
 from skygen.evaluation.alignment import (
+    align_trials,
     alignment_scores,
     caption_alignment_scores,
     clip_score,
@@ -18,6 +20,8 @@ from skygen.evaluation.alignment import (
     shuffled_cosine,
     skyclip_scores,
 )
+from skygen.evaluation.scores import Score
+from skygen.evaluation.trials import lay_out_trials
 from skygen.miniature.architectures import build_skyclip
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
@@ -125,26 +129,67 @@ def test_a_scorer_gives_its_own_similarities(scorer: Scorer) -> None:
     assert again == [own, shuffled]
 
 
+def align(scorer: Scorer, images: list[Any], captions: dict[str, list[str]], references: list[list[str]]) -> list[Score]:
+    aligned = align_trials(scorer, images, lay_out_trials(captions, references))
+    return caption_alignment_scores(aligned, extractor=f"skyclip:{scorer.name}", subset="test", seeds=SEEDS)
+
+
 def test_captions_are_scored_against_image_and_references(scorer: Scorer) -> None:
     images, captions = pictures(3), ["a farm", "two ships", "a road"]
     references = [["fields", "a farm"], ["a port"], ["a road", "a street", "cars"]]
     writers = {"tuned": captions, "constant": ["a farm"] * 3}
-    scores = caption_alignment_scores(scorer, images, writers, references, subset="test", seeds=SEEDS)
-    assert [(score.name, score.model) for score in scores] == [
-        ("clip_score", "tuned"),
-        ("clip_score", "constant"),
-        ("ref_clip_score", "tuned"),
-        ("ref_clip_score", "constant"),
+    scores = align(scorer, images, writers, references)
+    assert [(score.name, score.model, score.count) for score in scores] == [
+        ("clip_score", "tuned", 3),
+        ("clip_score", "constant", 3),
+        ("clip_score", "human", 2),
+        ("ref_clip_score", "tuned", 3),
+        ("ref_clip_score", "constant", 3),
+        ("ref_clip_score", "human", 2),
     ]
-    plain, constant, with_references, _ = scores
+    assert all(score.interval is not None and score.extractor == f"skyclip:{scorer.name}" for score in scores)
+    plain, constant, _, with_references, _, _ = scores
     assert constant.value == pytest.approx(2.5 * np.maximum(scorer.similarity(images, ["a farm"] * 3), 0.0).mean(), abs=1e-6)
     cosines = np.maximum(scorer.similarity(images, captions), 0.0)
-    assert plain.count == 3
     assert plain.value == pytest.approx(2.5 * cosines.mean(), abs=1e-6)
     ship, port = scorer.embed_texts(["two ships", "a port"])
     closeness = np.array([1.0, max(float(ship @ port), 0.0), 1.0])
     expected = 2 * 2.5 * cosines * closeness / np.maximum(2.5 * cosines + closeness, 1e-12)
     assert with_references.value == pytest.approx(expected.mean(), abs=1e-6)
+
+
+def test_people_are_scored_in_rounds_and_their_copies_count_in_the_first_column_alone(scorer: Scorer) -> None:
+    images = pictures(2)
+    scores = align(scorer, images, {}, [["a farm", "a farm", "fields"], ["a port", "two ships"]])
+    assert [(score.name, score.model) for score in scores] == [
+        ("clip_score", "human"),
+        ("ref_clip_score", "human"),
+        ("ref_clip_score_distinct", "human"),
+    ]
+    rounds = [["a farm", "a port"], ["a farm", "two ships"], ["fields", "a port"]]
+    expected = np.mean([2.5 * np.maximum(scorer.similarity(images, texts), 0.0) for texts in rounds])
+    assert scores[0].value == pytest.approx(float(expected), abs=1e-6)
+    assert scores[1].value > scores[2].value
+
+
+def test_images_are_embedded_a_batch_at_a_time(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    told: list[tuple[int, int]] = []
+    embed = scorer.embed_images
+    monkeypatch.setattr(scorer, "batch_size", 2)
+    monkeypatch.setattr(scorer, "embed_images", lambda images: asked.append(len(images)) or embed(images))
+    trials = lay_out_trials({"base": ["a farm"] * 5}, [["fields"]] * 5)
+    aligned = align_trials(scorer, pictures(5), trials, lambda done, total: told.append((done, total)))
+    assert asked == [2, 2, 1]
+    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert aligned["clip_score"][0].values.shape == (5,)
+
+
+def test_captions_of_other_images_are_refused(scorer: Scorer) -> None:
+    with pytest.raises(DataError, match="There are 2 images but 1 captions; give one for each image, in the same order"):
+        align_trials(scorer, pictures(2), lay_out_trials({"base": ["a"]}, [["b"]]))
+    with pytest.raises(DataError, match="There is no image to score; give at least one"):
+        align_trials(scorer, [], [])
 
 
 def test_what_does_not_fit_together_is_refused(scorer: Scorer) -> None:

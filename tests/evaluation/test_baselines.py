@@ -11,7 +11,13 @@ import pytest
 
 from skygen.data.pair import Pair
 from skygen.errors import DataError
-from skygen.evaluation.baselines import class_mode_captions, constant_caption, derangement, shuffled_captions
+from skygen.evaluation.baselines import (
+    class_mode_captions,
+    constant_caption,
+    derangement,
+    shuffled_captions,
+    trivial_captions,
+)
 from skygen.seeding import Seeds
 
 SEEDS = Seeds(7)
@@ -48,6 +54,18 @@ def test_each_class_says_its_own_most_frequent_caption() -> None:
 def test_the_fallback_is_the_constant_over_all_training_captions() -> None:
     train = [pair("farm", "a field"), pair("port", "a ship"), pair(None, "a pond", "a pond")]
     assert class_mode_captions(train, [pair(None, "x"), pair("farm", "x")]) == ["a pond", "a field"]
+
+
+def test_class_mode_is_given_where_a_class_is_known_in_both(caplog: pytest.LogCaptureFixture) -> None:
+    train = [pair("farm", "a field"), pair(None, "a pond", "a pond")]
+    with caplog.at_level(logging.INFO):
+        assert trivial_captions(train, [pair("farm", "x"), pair("port", "x")]) == {
+            "constant": ["a pond", "a pond"],
+            "class_mode": ["a field", "a pond"],
+        }
+        assert caplog.messages == []
+        assert trivial_captions(train, [pair(None, "x"), pair("port", "x")]) == {"constant": ["a pond", "a pond"]}
+    assert caplog.messages == ["class_mode is left out, as no class is known both in training and here"]
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 100])

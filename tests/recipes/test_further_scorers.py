@@ -8,23 +8,34 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from skygen.config import parse
+from skygen.data.images import open_readable
+from skygen.evaluation.caption_items import ItemScores
 from skygen.models.scorer import Scorer
+from skygen.seeding import Seeds
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST_CSV = "SkyScript_test_30K_filtered_by_CLIP_openai.csv"
 
 
-def run_recipe(name: str, *words: str | Path) -> None:
-    """Run a recipe in this process, as its command would."""
+def load_recipe(name: str) -> Any:
+    """Load a recipe as a module of its own."""
     spec = importlib.util.spec_from_file_location(f"also_{name}", ROOT / "recipes" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
+    return module
+
+
+def run_recipe(name: str, *words: str | Path) -> None:
+    """Run a recipe in this process, as its command would."""
+    module = load_recipe(name)
     module.main(parse(module.Config, list(map(str, words))))
 
 
@@ -81,15 +92,76 @@ def test_captions_are_scored_by_every_scorer(
     with caplog.at_level("INFO"):
         run_recipe("evaluate_captions", "--run.name", "captions", "--run.root", tmp_path, "--pairs.root", world, "--pairs.csv",
                    TEST_CSV, "--pairs.split", "test", "--baseline.csv", "SkyScript_train_unfiltered_5M.csv", "--model.name",
-                   captioner_folder, "--captioning.max_new_tokens", "4", "--scorer.also", skyclip_folder)  # fmt: skip
-    first, further = "skyclip:miniature", f"skyclip:{skyclip_folder}"
+                   captioner_folder, "--captioning.max_new_tokens", "4", "--scorer.also", skyclip_folder,
+                   "--coco_tools", "False")  # fmt: skip
+    run, first, further = tmp_path / "captions", "skyclip:miniature", f"skyclip:{skyclip_folder}"
     writers = ("base", "constant", "class_mode", "shuffled")
+    items = ItemScores.read(run / "items.jsonl")
+    assert items.writers() == ["base", "shuffled", "constant", "class_mode"]
     for metric in ("clip_score", "ref_clip_score"):
-        scores = read_scores(tmp_path / "captions", metric)
+        scores = read_scores(run, metric)
         assert scores.keys() == {(writer, judge) for writer in writers for judge in (first, further)}
         assert scores["constant", first] != scores["constant", further]
-    assert read_scores(tmp_path / "captions", "cider_d").keys() == {(writer, "") for writer in writers}
+        for (writer, judge), value in scores.items():
+            assert items.values(writer, f"{metric}@{judge}").mean() == pytest.approx(value)
+    scores = read_scores(run, "cider_d")
+    assert scores.keys() == {(writer, "") for writer in writers}
+    for writer in writers:
+        assert items.values(writer, "cider_d").mean() == pytest.approx(scores[writer, ""])
+    assert len(items.keys) == 6
+    split = json.loads((run / "metrics.json").read_text())["split"]
+    assert (split["name"], split["images"], split["official"]) == ("test", 6, None)
     said = [record.message for record in caplog.records if record.name == "skygen.evaluation.panel"]
     assert len(said) == 2
     assert said[0].startswith(f"{first}: ")
     assert said[1] == f"{further}: of unknown training data"
+    assert (
+        f"split test: 6 images, not an official split that is known here; fingerprint {split['fingerprint']}" in caplog.messages
+    )
+
+
+def test_a_batch_of_images_is_in_memory_at_a_time_and_an_unreadable_one_is_noted_once(
+    captioner_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven images in batches of two, with five captions each, some of them repeated; one image is cut short."""
+    root, generator = tmp_path / "own", Seeds(4).numpy("own pictures")
+    root.mkdir()
+    images = []
+    for row in range(7):
+        pixels = generator.integers(256, size=(32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"pond_{row}.png")
+        texts = ["a pond", "a pond", f"pond {row}", "green water", "a pond"]
+        split = "test" if row < 6 else "train"
+        images.append({"filename": f"pond_{row}.png", "split": split, "sentences": [{"raw": text} for text in texts]})
+    (root / "dataset_own.json").write_text(json.dumps({"images": images, "dataset": "own"}))
+    victim = root / "pond_3.png"
+    victim.write_bytes(victim.read_bytes()[:300])
+    module = load_recipe("evaluate_captions")
+    opened: list[int] = []
+
+    def watch(places: Any, rejects: Any) -> Any:
+        read = open_readable(places, rejects)
+        opened.append(len(places))
+        return read
+
+    monkeypatch.setattr(module, "open_readable", watch)
+    words = ["--run.root", tmp_path, "--pairs.root", root, "--pairs.split", "test", "--pairs.max_bad_fraction", "0.2",
+             "--model.name", captioner_folder, "--captioning.max_new_tokens", "4", "--captioning.batch_size", "2",
+             "--coco_tools", "False"]  # fmt: skip
+    for name in ("first", "again"):
+        module.main(parse(module.Config, ["--run.name", name, *map(str, words)]))
+    assert opened == [2, 2, 2] * 2
+    run = tmp_path / "first"
+    assert [line["key"] for line in read_lines(run / "rejects.jsonl")] == ["pond_3.png"]
+    rows = read_lines(run / "captions.jsonl")
+    assert [row["key"] for row in rows] == [f"pond_{row}.png" for row in (0, 1, 2, 4, 5)]
+    assert rows[0]["references"] == ["a pond", "a pond", "pond 0", "green water", "a pond"]
+    scores = json.loads((run / "metrics.json").read_text())["scores"]
+    for metric in ("cider_d", "cider_d_distinct", "bleu_4_distinct", "ref_clip_score_distinct"):
+        assert {score["model"] for score in scores if score["name"] == metric} == {
+            "base", "constant", "class_mode", "shuffled", "human"
+        }, metric  # fmt: skip
+    assert {score["model"] for score in scores if score["name"] == "vocabulary_size"} >= {"base", "human"}
+    assert {score["count"] for score in scores} == {5}
+    for name in ("metrics.json", "items.jsonl", "captions.jsonl"):
+        assert (run / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name

@@ -1,19 +1,15 @@
 """Whole recipes under `accelerate launch`: killed or asked to stop and started again, they end as if nothing had been."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from recipes.processes import ROOT, end_all, finish, kill_all, launcher, start, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 ADAPTERS = {
     "finetune_captioner": "adapter/adapter_model.safetensors",
@@ -21,27 +17,10 @@ ADAPTERS = {
 }
 
 
-STARTED: list[subprocess.Popen[str]] = []
-
-
 @pytest.fixture(autouse=True)
 def _nothing_runs_on() -> Iterator[None]:
     yield
-    while STARTED:
-        process = STARTED.pop()
-        if process.poll() is None:
-            kill_all(process.pid)
-            process.communicate()
-
-
-def launcher(processes: int) -> list[str]:
-    """Return the words of `accelerate launch` for one or two processes on the processor."""
-    config = ROOT / "recipes" / "launch" / ("cpu.yaml" if processes == 1 else "two_cpus.yaml")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(config)]
-    return launch if processes == 1 else [*launch, "--main_process_port", port]
+    end_all()
 
 
 def flags(recipe: str, name: str, root: Path, world: Path, model: Path, **train: object) -> list[str]:
@@ -51,37 +30,6 @@ def flags(recipe: str, name: str, root: Path, world: Path, model: Path, **train:
     words |= {"images.resolution": 64, "lora.rank": 4, "lora.lora_dropout": 0.1}
     words |= {f"train.{key}": value for key, value in (settings | train).items()}
     return [str(ROOT / "recipes" / f"{recipe}.py"), *(f"--{key}={value}" for key, value in words.items())]
-
-
-def start(command: list[str]) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    STARTED.append(process)
-    return process
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, said
-    return said
-
-
-def kill_all(process: int) -> None:
-    """Kill -9 a process and all that it started, those first: torchrun's workers are in sessions of their own."""
-    children = (path.read_text().split() for path in Path(f"/proc/{process}/task").glob("*/children"))
-    for child in [int(child) for some in children for child in some]:
-        kill_all(child)
-    os.kill(process, signal.SIGKILL)
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, f"{path} did not come"
-        time.sleep(0.002)
 
 
 def log_of(run: Path) -> list[dict[str, Any]]:

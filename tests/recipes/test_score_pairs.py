@@ -6,11 +6,7 @@ import csv
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,23 +14,18 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from recipes.processes import ROOT, end_all, kill_all, launcher, run, start, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 TRAIN_CSV = "SkyScript_train_unfiltered_5M.csv"
 PAIRS = 4_200
 """Of the large world, on 48 images: a shard of 4,096, and one of 104 that is there long before it."""
 pytestmark = pytest.mark.slow
-STARTED: list[subprocess.Popen[str]] = []
 
 
 @pytest.fixture(autouse=True)
 def _nothing_runs_on() -> Iterator[None]:
     yield
-    while STARTED:
-        process = STARTED.pop()
-        if process.poll() is None:
-            kill_all(process.pid)
-            process.communicate()
+    end_all()
 
 
 @pytest.fixture(scope="module")
@@ -58,44 +49,10 @@ def large(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def launcher(processes: int) -> list[str]:
-    """Return the words of `accelerate launch` for one or two processes on the processor."""
-    config = ROOT / "recipes" / "launch" / ("cpu.yaml" if processes == 1 else "two_cpus.yaml")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(config)]
-    return launch if processes == 1 else [*launch, "--main_process_port", port]
-
-
 def command(name: str, root: Path, data: Path, model: Path, *words: str, processes: int = 0) -> list[str]:
     recipe = [str(ROOT / "recipes" / "score_pairs.py"), "--run.name", name, "--run.root", str(root), "--pairs.root", str(data)]
     start = launcher(processes) if processes else [sys.executable]
     return [*start, *recipe, "--pairs.csv", TRAIN_CSV, "--scorer.name", str(model), *words]
-
-
-def start(words: list[str]) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(
-        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    STARTED.append(process)
-    return process
-
-
-def run(words: list[str], code: int = 0) -> str:
-    process = start(words)
-    said, _ = process.communicate(timeout=400)
-    assert process.returncode == code, said
-    return said
-
-
-def kill_all(process: int) -> None:
-    """Kill -9 a process and all that it started, those first."""
-    children = (path.read_text().split() for path in Path(f"/proc/{process}/task").glob("*/children"))
-    for child in [int(child) for some in children for child in some]:
-        kill_all(child)
-    os.kill(process, signal.SIGKILL)
 
 
 def read_scores(run_folder: Path) -> dict[str, dict[str, Any]]:
@@ -127,11 +84,7 @@ def test_one_or_two_processes_killed_or_not_give_the_same_scores(large: Path, sk
     run(command("one", tmp_path, large, skyclip_folder, *exact, processes=1))
     killed = start(command("two", tmp_path, large, skyclip_folder, *exact, "--scoring.batch_size", "24", processes=2))
     shards = tmp_path / "two" / "parts" / "scores"
-    deadline = time.monotonic() + 300
-    while not any(shards.glob("part-*.parquet")):
-        assert killed.poll() is None, killed.communicate()[0]
-        assert time.monotonic() < deadline, "no shard came"
-        time.sleep(0.005)
+    wait_until(lambda: any(shards.glob("part-*.parquet")), killed, "no shard came")
     kill_all(killed.pid)
     killed.communicate()
     finished = {path: path.stat().st_mtime_ns for path in shards.glob("part-*.parquet")}

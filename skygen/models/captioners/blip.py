@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from skygen.errors import ConfigError, UnavailableError
+from skygen.errors import ConfigError
 from skygen.models.captioners.family import IGNORED, CaptionTokens
 from skygen.models.captioners.pixels import PixelStatistics
+from skygen.models.captioners.prompted import load_processor
 
 TEXT_DECODER = r"text_decoder\..*\.(query|key|value|attention\.output\.dense|intermediate\.dense|output\.dense)"
 WORD_HEAD = r"text_decoder\.cls\.predictions\.(transform\.dense|decoder)"  # without it, words new to the base stay unlikely
@@ -49,12 +50,7 @@ class Blip:
         from transformers import BlipForConditionalGeneration, BlipProcessor
 
         network = BlipForConditionalGeneration.from_pretrained(source, use_safetensors=True, **options)
-        processor = BlipProcessor.from_pretrained(source)
-        if len(processor.tokenizer) < network.config.text_config.vocab_size // 2:  # transformers makes up an empty one
-            raise UnavailableError(
-                f"{source}: the files of its tokenizer are not here; copy or download all of the model again."
-            )
-        return cls(network, processor, prompt)
+        return cls(network, load_processor(BlipProcessor, source), prompt)
 
     @property
     def vision(self) -> nn.Module:
@@ -106,7 +102,7 @@ class Blip:
 
     def logits(
         self, image: Float[Tensor, "batch places channels"], tokens: CaptionTokens
-    ) -> Float[Tensor, "batch tokens words"]:
+    ) -> Float[Tensor, "batch predicting words"]:
         """Predict each position's next token."""
         logits: Tensor = self.network.text_decoder(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, encoder_hidden_states=image

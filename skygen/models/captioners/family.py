@@ -27,16 +27,24 @@ class CaptionTokens:
         attention_mask: 1 for a token, 0 for padding.
         targets: the token that each position predicts, already shifted; ``IGNORED`` where it predicts nothing. Exactly the
             tokens of the caption and the one that ends it are targets.
+        prompt_length: positions before the first that predicts anything, the same in every row.
     """
 
     input_ids: Int64[Tensor, "batch tokens"]
     attention_mask: Int64[Tensor, "batch tokens"]
     targets: Int64[Tensor, "batch tokens"]
+    prompt_length: int = 0
+
+    @property
+    def predicting(self) -> int:
+        """Positions from the first that predicts anything on: those whose logits are worth their memory."""
+        return self.input_ids.shape[1] - self.prompt_length
 
     def to(self, device: torch.device) -> CaptionTokens:
         """Return the tokens on ``device``."""
         parts = (self.input_ids, self.attention_mask, self.targets)
-        return CaptionTokens(*(part.to(device, non_blocking=True) for part in parts))
+        inputs, mask, targets = (part.to(device, non_blocking=True) for part in parts)
+        return CaptionTokens(inputs, mask, targets, self.prompt_length)
 
 
 @runtime_checkable
@@ -109,8 +117,8 @@ class Family(Protocol):
 
     def logits(
         self, image: Float[Tensor, "batch places channels"], tokens: CaptionTokens
-    ) -> Float[Tensor, "batch tokens words"]:
-        """Predict each position's next token, for the positions of ``tokens.input_ids``.
+    ) -> Float[Tensor, "batch predicting words"]:
+        """Predict each position's next token, for the positions of ``tokens.input_ids`` from ``tokens.prompt_length`` on.
 
         Args:
             image: from ``project``.

@@ -1,0 +1,75 @@
+"""Recipes as a user starts them, in one process or several, that are watched, killed and never left running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+STARTED: list[subprocess.Popen[str]] = []
+
+
+def launcher(processes: int) -> list[str]:
+    """Return the words of `accelerate launch` for one or two processes on the processor."""
+    config = ROOT / "recipes" / "launch" / ("cpu.yaml" if processes == 1 else "two_cpus.yaml")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(config)]
+    return launch if processes == 1 else [*launch, "--main_process_port", port]
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    STARTED.append(process)
+    return process
+
+
+def finish(process: subprocess.Popen[str], code: int = 0, timeout: float = 400) -> str:
+    """Wait for a process to end as it should, and return what it said."""
+    said, _ = process.communicate(timeout=timeout)
+    assert process.returncode == code, said
+    return said
+
+
+def run(command: list[str], code: int = 0) -> str:
+    return finish(start(command), code)
+
+
+def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str], what: str, seconds: float = 300) -> None:
+    """Wait for something that a running process does; it must not end before."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, what
+        time.sleep(0.002)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    wait_until(path.exists, process, f"{path} did not come")
+
+
+def kill_all(process: int) -> None:
+    """Kill -9 a process and all that it started, those first: torchrun's workers are in sessions of their own."""
+    children = (path.read_text().split() for path in Path(f"/proc/{process}/task").glob("*/children"))
+    for child in [int(child) for some in children for child in some]:
+        kill_all(child)
+    os.kill(process, signal.SIGKILL)
+
+
+def end_all() -> None:
+    """End what a test that failed has left running."""
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            kill_all(process.pid)
+            process.communicate()
