@@ -11,14 +11,12 @@ The same command again continues the run. ``runs/<name>/adapter`` loads with ``P
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 from accelerate import Accelerator
-from skygen.training.feature_cache import CachedFeatures, FeatureCacheSettings, build_features
 
 from skygen.checkpoints import Checkpoints
-from skygen.data.captions import names_a_direction
 from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
@@ -33,6 +31,7 @@ from skygen.models.device import start_accelerator
 from skygen.models.scorer import Scorer, ScorerSettings, require
 from skygen.runs import Continuation, Run, RunSettings, launch
 from skygen.seeding import Seeds
+from skygen.training.feature_cache import CachedFeatures, FeatureCacheSettings, build_features
 from skygen.training.learner import Learner
 from skygen.training.loop import Trainer, TrainSettings
 from skygen.training.self_critical import Reward, RewardSettings, SelfCriticalLearner
@@ -84,7 +83,6 @@ def main(config: Config) -> None:
     captioner = Captioner.of(config.model, device=device, with_adapter=False)
     if config.images.resolution:
         captioner.family.use_resolution(config.images.resolution)
-    images = config.images.for_model(captioner.resolution)
     seeds = Seeds(config.run.seed)
     with Run(config.run, config, is_main=accelerator.is_main_process, continuation=CONTINUATION) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
@@ -92,8 +90,9 @@ def main(config: Config) -> None:
         trained = captioner.attach(config.lora, seeds, base=config.model.name)
         if config.model.adapter:
             trained.start_from(config.model.adapter, config.model.name)
-        features = keep_features(captioner, pairs, images, config.features, rejects, accelerator, run)
-        stream = PairStream(pairs, images, config.captions, seeds, rejects, features)
+        stream = PairStream(pairs, config.images.for_model(captioner.resolution), config.captions, seeds, rejects)
+        if config.features.root is not None:
+            stream.features = keep_features(captioner, stream, config, accelerator, run)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
         learner = choose_learner(captioner, stream, config, device)
         trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints)
@@ -111,17 +110,9 @@ def main(config: Config) -> None:
 
 
 def keep_features(
-    captioner: Captioner,
-    pairs: PairList,
-    images: ImageSettings,
-    settings: FeatureCacheSettings,
-    rejects: Rejects,
-    accelerator: Accelerator,
-    run: Run,
-) -> CachedFeatures | None:
-    """Run the frozen vision tower once over all images, where the settings ask for that."""
-    if settings.root is None:
-        return None
+    captioner: Captioner, stream: PairStream, config: Config, accelerator: Accelerator, run: Run
+) -> CachedFeatures:
+    """Run the frozen vision tower once over all images."""
     if not captioner.encoder_is_frozen:
         raise ConfigError(
             "--features.root keeps what a frozen vision tower says, and --lora.targets all and --lora.rank 0 train it: set "
@@ -129,16 +120,17 @@ def keep_features(
         )
     return build_features(
         captioner,
-        pairs,
-        images,
-        settings,
-        rejects,
+        stream.pairs,
+        stream.images,
+        config.features,
+        stream.rejects,
         device=accelerator.device,
         process_index=accelerator.process_index,
         processes=accelerator.num_processes,
         wait=accelerator.wait_for_everyone,
-        only_upright=np.array([all(map(names_a_direction, pair.captions)) for pair in pairs]),
-        progress=lambda done, total: run.progress("features", done, total),
+        only_upright=stream.only_upright(),
+        workers=config.train.dataloader_num_workers,
+        progress=partial(run.progress, "features"),
     )
 
 

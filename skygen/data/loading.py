@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -171,17 +171,19 @@ class PairStream(Dataset[Example | None]):
     def __getitem__(self, position: int) -> Example | None:
         row = self._index(position)
         pair = self.pairs[row]
-        caption, references = self._caption(pair, position)
+        caption, references, dropped = self._caption(pair, position)
         draw = self.seeds.numpy("example", position)
         if self.features is not None:
             kept = self.features.read(row, self._variant(caption, draw))
-            return None if kept is None else Example(torch.empty(3, 0, 0), caption, pair.key, kept, references)
+            pixels = torch.empty(3, 0, 0)
+            return None if kept is None else Example(pixels, "" if dropped else caption, pair.key, kept, references)
         try:
             image = open_image(pair.image)
         except ImageError as error:
             self.rejects.add(pair.key, str(error), where=str(pair.image))
             return None
-        return Example(image_to_tensor(self._augment(image, caption, draw)), caption, pair.key, None, references)
+        pixels = image_to_tensor(self._augment(image, caption, draw))
+        return Example(pixels, "" if dropped else caption, pair.key, None, references)
 
     def references(self, limit: int = 0) -> list[tuple[str, ...]]:
         """Return the distinct captions of each pair, as trained on, of at most ``limit`` evenly spaced pairs; 0 is all."""
@@ -191,7 +193,12 @@ class PairStream(Dataset[Example | None]):
 
     def length_at(self, position: int) -> int:
         """Return the length in characters of the caption at a position; no image is opened."""
-        return len(self._caption(self.pairs[self._index(position)], position)[0])
+        caption, _, dropped = self._caption(self.pairs[self._index(position)], position)
+        return 0 if dropped else len(caption)
+
+    def only_upright(self) -> Bool[np.ndarray, " pairs"]:
+        """Say of each pair whether all its captions name a direction, so that its image is never turned."""
+        return np.array([all(map(names_a_direction, captions)) for captions in self.references()], dtype=bool)
 
     def _augment(self, image: Image.Image, caption: str, draw: np.random.Generator) -> Image.Image:
         settings = self.images
@@ -207,12 +214,12 @@ class PairStream(Dataset[Example | None]):
         variant = int(draw.integers(self.images.variants)) if self.images.variants > 1 else 0
         return 0 if names_a_direction(caption) else variant
 
-    def _caption(self, pair: Pair, position: int) -> tuple[str, tuple[str, ...]]:
-        """Draw one of the distinct captions of a pair, as the settings want them; return all of them beside it."""
+    def _caption(self, pair: Pair, position: int) -> tuple[str, tuple[str, ...], bool]:
+        """Draw one of the distinct captions of a pair; return all of them too, and whether the drawn one is dropped."""
         draw = self.seeds.numpy("caption", position)
         captions = self._distinct(pair)
         chosen = captions[int(draw.integers(len(captions)))]
-        return "" if draw.random() < self.captions.dropout else chosen, captions
+        return chosen, captions, bool(draw.random() < self.captions.dropout)
 
     def _distinct(self, pair: Pair) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self._prepare(caption, pair) for caption in pair.captions))

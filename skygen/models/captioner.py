@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -209,8 +210,10 @@ class Captioner:
             return self.family.project(features) if self._bridge_is_frozen else features
 
     def encoder_fingerprint(self) -> str:
-        """Name the weights that ``encode`` runs: other weights have another name."""
-        parts = [fingerprint_weights(self.family.vision)]
+        """Name what ``encode`` makes of an image: other weights, or pixels of another mean and spread, have another name."""
+        images = self.processor.image_processor
+        statistics = sha256(repr((list(images.image_mean), list(images.image_std))).encode()).hexdigest()[:8]
+        parts = [statistics, fingerprint_weights(self.family.vision)]
         if self._bridge_is_frozen and self.family.bridge is not None:
             parts.append(fingerprint_weights(self.family.bridge))
         return "-".join(parts)

@@ -15,7 +15,10 @@ from skygen.data.loading import Batch
 class Learner(Protocol):
     """A model that can be trained on pairs."""
 
-    network: nn.Module
+    @property
+    def network(self) -> nn.Module:
+        """What is put into training mode."""
+        ...
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, " batch"]:
         """Return one loss an example; the loop owns the reduction."""

@@ -7,6 +7,7 @@ shards that are there. Damage is found out: a shard that cannot be read is left 
 from __future__ import annotations
 
 import logging
+import shutil
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8, UInt64
 from torch import Tensor
 
+from skygen.data.downloads.plan import to_words
 from skygen.errors import DataError, StorageError
 from skygen.storage import storage_error, writing
 
@@ -31,7 +33,7 @@ _MAPPED = 256
 _AT_ONCE = 1 << 18
 """Keys that are looked up together: 20 MB of intermediate results."""
 
-Keys = UInt8[np.ndarray, "keys 32"]
+Keys = UInt8[np.ndarray, "_keys 32"]
 
 
 class Form(NamedTuple):
@@ -47,8 +49,8 @@ class Form(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of one tensor."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        """Bytes that one tensor takes on the disk, its key and checksum included."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize + KEY_BYTES + 8
 
     def __str__(self) -> str:
         return f"{' x '.join(map(str, self.shape)) or 'one'} {str(self.dtype).removeprefix('torch.')}"
@@ -141,7 +143,7 @@ class TensorStore:
         if all(shard.name != path.name for shard in self._shards):
             self._take_in(path.name, form, len(keys), path.stat().st_size)
 
-    def locate(self, keys: Keys) -> Int64[np.ndarray, " keys"]:
+    def locate(self, keys: UInt8[np.ndarray, "keys 32"]) -> Int64[np.ndarray, " keys"]:
         """Find out where tensors are.
 
         Args:
@@ -159,6 +161,22 @@ class TensorStore:
         index = self._index
         parts = [index.find(keys[start : start + _AT_ONCE]) for start in range(0, len(keys), _AT_ONCE)]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def require_room(self, size_bytes: int, mend: str) -> int:
+        """Return how many bytes are free on the disk of the folder.
+
+        Args:
+            size_bytes: what is to be written.
+            mend: what could be done about too little, as the last words of the error.
+
+        Raises:
+            StorageError: there is not so much room.
+        """
+        place = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(place).free
+        if size_bytes > free:
+            raise StorageError(f"{self.folder}: {to_words(size_bytes)} are needed and {to_words(free)} are free; {mend}.")
+        return free
 
     def forget_keys(self) -> None:
         """Free the memory that the keys take; ``locate`` would read them again."""
@@ -210,7 +228,7 @@ class TensorStore:
 
         if shard.name not in self._mapped:
             try:
-                file = safe_open(self.folder / shard.name, framework="pt")
+                file: Any = safe_open(self.folder / shard.name, framework="pt")
                 self._mapped[shard.name] = file.get_slice("values"), file.get_tensor("checksums").clone()
             except (OSError, SafetensorError) as error:
                 raise _damaged(self.folder / shard.name, str(error).strip()) from error
@@ -250,7 +268,7 @@ def _name_of(keys: Keys) -> str:
 
 
 def _checksum(value: Float[Tensor, ...]) -> int:
-    return zlib.crc32(value.reshape(-1).view(torch.uint8).numpy())
+    return zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _damaged(path: Path, why: str) -> StorageError:
@@ -260,7 +278,7 @@ def _damaged(path: Path, why: str) -> StorageError:
 @final
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """Where keys are: sorted by their first 8 bytes, which are as good as unique, as those of hashes are.
+    """Where keys are, sorted by their first 8 bytes, which are as good as unique, as those of hashes are.
 
     Args:
         keys: in the order of the slots.
@@ -279,7 +297,7 @@ class _Index:
         slots = np.argsort(words, kind="stable")  # of a key that two shards have, the first is found
         return cls(keys, words[slots], slots)
 
-    def find(self, wanted: Keys) -> Int64[np.ndarray, " keys"]:
+    def find(self, wanted: UInt8[np.ndarray, "keys 32"]) -> Int64[np.ndarray, " keys"]:
         found = np.full(len(wanted), -1, np.int64)
         words = _first_words(wanted)
         places = np.searchsorted(self.words, words)
@@ -295,5 +313,5 @@ class _Index:
         return found
 
 
-def _first_words(keys: Keys) -> UInt64[np.ndarray, " keys"]:
+def _first_words(keys: UInt8[np.ndarray, "keys 32"]) -> UInt64[np.ndarray, " keys"]:
     return np.ascontiguousarray(keys[:, :8]).view(">u8").reshape(-1).astype(np.uint64)

@@ -70,7 +70,8 @@ def test_only_a_leading_prefix_comes_off(caption: str) -> None:
 @pytest.mark.parametrize(
     "caption",
     [
-        "a lake on the left", "the RIGHT bank", "north of the road", "a northern suburb", "south-west corner", "facing eastwards",
+        "a lake on the left", "the RIGHT bank", "north of the road", "a northern suburb",
+        "south-west corner", "facing eastwards",
         "the upper part", "top of the image", "a vertical line", "two roads run horizontally", "counterclockwise lanes",
     ],
 )  # fmt: skip

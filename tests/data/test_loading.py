@@ -285,11 +285,11 @@ def test_an_image_whose_caption_names_a_direction_is_not_turned(pairs: list[Pair
 
 
 def test_kept_features_stand_for_the_images(pairs: list[Pair]) -> None:
-    class Kept:
-        asked: list[tuple[int, int]] = []
+    asked: list[tuple[int, int]] = []
 
+    class Kept:
         def read(self, row: int, variant: int) -> torch.Tensor | None:
-            self.asked.append((row, variant))
+            asked.append((row, variant))
             return None if row == 0 else torch.full((2, 3), float(10 * row + variant))
 
     images = replace(SMALL, crop=False)
@@ -302,7 +302,7 @@ def test_kept_features_stand_for_the_images(pairs: list[Pair]) -> None:
     assert [key for key in pictures.keys if key != pairs[0].key] == list(batch.keys)
     assert batch.features is not None and batch.features.shape == (len(pairs) - 1, 2, 3)
     assert batch.pixels.shape == (len(pairs) - 1, 3, 0, 0)
-    assert len({variant for _, variant in Kept.asked}) > 4
+    assert len({variant for _, variant in asked}) > 4
     for row, key in enumerate(batch.keys):  # the same image is turned the same way, whether it is looked at or kept
         place = pictures.keys.index(key)
         source = next(index for index, pair in enumerate(pairs) if pair.key == key)

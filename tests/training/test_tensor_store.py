@@ -79,7 +79,7 @@ def test_what_is_not_there_is_minus_one(filled: TensorStore, tmp_path: Path) -> 
     assert empty.locate(keys_of(0, 1)).tolist() == [-1, -1]
     assert (len(empty), empty.size_bytes, empty.form) == (0, 0, None)
     assert not empty.folder.exists()  # looking makes no folder
-    with pytest.raises(ValueError, match="slot is -1; .* has 7, the first being 0"):
+    with pytest.raises(ValueError, match=r"slot is -1; .* has 7, the first being 0"):
         filled.read(-1)
 
 
@@ -107,12 +107,12 @@ def test_many_keys_are_located_as_a_dictionary_would(tmp_path: Path, monkeypatch
 
 def test_a_key_that_two_shards_have_is_found_once(tmp_path: Path) -> None:
     store = TensorStore(tmp_path)
-    store.add(keys_of(0, 1), rows(2))
+    store.add(keys_of(0, 1), rows(3)[:2])
     store.add(keys_of(1, 2), rows(3)[1:])
     assert len(shards(store)) == 2
     again = TensorStore(tmp_path)
     found = [again.read(slot) for slot in again.locate(keys_of(0, 1, 2)).tolist()]
-    assert torch.equal(torch.stack(found), torch.cat([rows(2), rows(3)[2:]]))
+    assert torch.equal(torch.stack(found), rows(3))
 
 
 def test_a_shard_is_named_by_its_keys_and_writing_it_twice_is_writing_it_once(filled: TensorStore) -> None:
