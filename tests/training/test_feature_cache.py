@@ -411,6 +411,7 @@ def test_sizes_are_said_before_and_speed_after(
     pairs: PairList, settings: FeatureCacheSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     build(PatchMeans(), pairs, settings)
+    caplog.clear()
     shown: list[tuple[int, int]] = []
     with caplog.at_level(logging.INFO, logger="skygen"):
         build(PatchMeans(), pairs, settings, TURNED, progress=lambda done, total: shown.append((done, total)))
