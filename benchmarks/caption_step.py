@@ -92,7 +92,7 @@ def build_network(folder: Path) -> None:
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words = [f"word{number}" for number in range(30_522 - len(special))]
+    words = ["a", *(f"word{number}" for number in range(30_521 - len(special)))]
     vocabulary = {piece: place for place, piece in enumerate([*special, *words, "[DEC]", "[ENC]"])}
     tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, bos_token="[DEC]", model_max_length=512)
     vision = {"initializer_range": 0.02}  # the default of 1e-10 would make all images alike
