@@ -19,6 +19,12 @@ from skygen.evaluation.scores import Score, from_metrics
 Row = TypeVar("Row")
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
 """What reading a field of a garbled row can raise."""
+PREVIEW_SCORES = {
+    "cider_d": "CIDEr-D of the previews",
+    "judge_similarity": "previews, as the judge sees them",
+    "distinct": "distinct captions among the previews",
+}
+"""What a training notes of the captions of its preview images, and what the page calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,24 @@ class LoggedStep:
     seconds: float
     data_seconds: float
     skipped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewScores:
+    """How good the captions of the preview images were after an update.
+
+    Args:
+        step: number of the update.
+        values: by name, such as ``cider_d``.
+    """
+
+    step: int
+    values: dict[str, float]
+
+
+def parse_previews(row: dict[str, Any]) -> PreviewScores:
+    """Read a line of ``previews/scores.jsonl``."""
+    return PreviewScores(int(row["step"]), {name: float(row[name]) for name in PREVIEW_SCORES if name in row})
 
 
 def parse_captions(row: dict[str, Any]) -> CaptionedImage:

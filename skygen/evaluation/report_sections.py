@@ -17,6 +17,7 @@ from markupsafe import Markup
 from skygen.errors import ImageError
 from skygen.evaluation.report_figures import draw_curve, draw_similarities, encode_thumbnail
 from skygen.evaluation.report_records import (
+    PREVIEW_SCORES,
     CaptionedImage,
     LoggedStep,
     PictureRow,
@@ -24,10 +25,12 @@ from skygen.evaluation.report_records import (
     ScoredPair,
     parse_captions,
     parse_pictures,
+    parse_previews,
     parse_step,
 )
 
 SCORES = "scores.parquet"
+PREVIEWS = "previews/scores.jsonl"
 PAIRS_SHOWN = 6
 """Of the best pairs, and of the worst."""
 ROWS_SHOWN = 12
@@ -150,7 +153,18 @@ def show_training(record: RunRecord) -> CurvesSection | None:
         draw_curve(numbers, [step.loss for step in steps], "loss"),
         draw_curve(numbers, [step.gradient_norm for step in steps], "gradient norm"),
     )
-    return CurvesSection(record.name, curves, tuple(_describe_training(steps)))
+    return CurvesSection(record.name, (*curves, *_draw_previews(record)), tuple(_describe_training(steps)))
+
+
+def _draw_previews(record: RunRecord) -> Iterator[Markup]:
+    """Draw how the captions of the preview images were scored along the training, where a run has noted that more than once."""
+    if not (record.folder / PREVIEWS).is_file():
+        return
+    previews = list(record.read_rows(PREVIEWS, parse_previews))
+    for name, words in PREVIEW_SCORES.items():
+        scored = [preview for preview in previews if name in preview.values]
+        if len(scored) > 1:
+            yield draw_curve([preview.step for preview in scored], [preview.values[name] for preview in scored], words)
 
 
 def _describe_training(steps: Sequence[LoggedStep]) -> Iterator[tuple[str, str]]:

@@ -226,6 +226,23 @@ def test_damage_costs_a_note_and_not_the_page(runs: list[Path], tmp_path: Path) 
     assert page.values("section", "id") == ["captions", "pairs", "training", "made"]
 
 
+def test_how_previews_were_judged_along_a_training_is_drawn(runs: list[Path], tmp_path: Path) -> None:
+    def drawings() -> str:
+        write_report(runs, tmp_path / "report.html", "Tiles")
+        return (tmp_path / "report.html").read_text()
+
+    (runs[1] / "previews").mkdir()
+    scores = runs[1] / "previews" / "scores.jsonl"
+    write_lines(scores, [{"step": 1, "images": 4, "cider_d": 0.1, "distinct": 1.0}])
+    assert "CIDEr-D of the previews" not in drawings()  # one value is no curve
+    lines = [{"step": step, "images": 4, "cider_d": step / 10, "judge_similarity": 0.2} for step in (1, 2, 3)]
+    write_lines(scores, lines)
+    page = drawings()
+    assert "CIDEr-D of the previews over the updates, from 0.1" in page
+    assert "previews, as the judge sees them over the updates" in page
+    assert "distinct captions among" not in page
+
+
 def test_without_any_run_there_is_an_error_that_says_so(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     with pytest.raises(DataError, match=re.escape(f"{gone}: no such folder; give the folders of runs, such as runs/NAME.")):
