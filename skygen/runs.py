@@ -200,13 +200,18 @@ class Run:
             old, new = (old.get(key), new.get(key)) if key else (old, new)
             if old != new:
                 raise ConfigError(
-                    f"{path}: this run was begun with --{name} {old}, now it is {new}; "
+                    f"{path}: this run was begun with --{name} {_show(old)}, now it is {_show(new)}; "
                     "go on with the first, or take another --run.name."
                 )
 
     def _write_status(self, state: str, reason: str) -> None:
         seconds = round(time.monotonic() - self._begun, 1)
         self.write_json("run_status.json", {"state": state, "step": self.step, "reason": reason, "seconds": seconds})
+
+
+def _show(value: Any) -> Any:
+    """Name a setting's value; an empty one would be a hole in the sentence."""
+    return "left out" if value in (None, "") else value
 
 
 def describe_environment() -> dict[str, Any]:
