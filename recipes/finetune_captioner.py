@@ -25,6 +25,7 @@ from skygen.errors import ConfigError
 from skygen.evaluation.caption_previews import CaptionPreview
 from skygen.evaluation.panel import load_scorer
 from skygen.evaluation.rewards import CiderReward, MarginReward
+from skygen.models.adapter_files import read_about
 from skygen.models.adapters import LoraSettings
 from skygen.models.captioner import Captioner, CaptionerSettings
 from skygen.models.device import start_accelerator
@@ -75,12 +76,14 @@ CONTINUATION = Continuation("checkpoints/step-*", ("model", "lora", "reward"))
 
 def main(config: Config) -> None:
     if config.reward.name == "margin":
-        require(config.scorer.name, config.scorer.architecture)
+        check_margin(config)
     if config.preview.judge and config.preview.steps:
         require(config.preview.judge)
     accelerator = start_accelerator(config.train.mixed_precision)
     device = str(accelerator.device)
     captioner = Captioner.of(config.model, device=device, with_adapter=False)
+    if config.model.adapter:
+        captioner.ask_as(read_about(config.model.adapter), config.model.prompt)
     if config.images.resolution:
         captioner.family.use_resolution(config.images.resolution)
     seeds = Seeds(config.run.seed)
@@ -107,6 +110,22 @@ def main(config: Config) -> None:
         trainer.adopt_average()
         if accelerator.is_main_process:
             trained.save(run.path(trained.folder_name))
+
+
+def check_margin(config: Config) -> None:
+    """Refuse what the margin cannot be computed from, before anything is loaded.
+
+    Raises:
+        ConfigError: there would be no other image in a batch, or no pixels.
+        UnavailableError: the scorer's weights are not here.
+    """
+    if config.train.train_batch_size < 2:
+        raise ConfigError(
+            "--reward.name margin looks at the other images of a batch: set --train.train_batch_size to 2."
+        )
+    if config.features.root is not None:
+        raise ConfigError("--reward.name margin looks at the images, which --features.root puts features for: leave that out.")
+    require(config.scorer.name, config.scorer.architecture)
 
 
 def keep_features(

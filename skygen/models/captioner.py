@@ -17,6 +17,7 @@ from torch.nn import functional
 from skygen.data.images import fit_image, image_to_tensor
 from skygen.data.loading import Batch
 from skygen.errors import ConfigError
+from skygen.models.adapter_files import read_about, write_about
 from skygen.models.adapters import Adapter, LoraSettings, Trained, WholeModel, attach_saved
 from skygen.models.captioners.families import load_family
 from skygen.models.captioners.family import IGNORED, Family
@@ -129,14 +130,12 @@ class Captioner:
         family = load_family(name, loading_options(dtype, quantization), prompt)
         if quantization == "none":
             family.network.to(device)
-        if adapter is not None:
-            about = attach_saved(family.network, Path(adapter), name)
-            if "resolution" in about:
-                family.use_resolution(int(about["resolution"]))
-            if prompt is None and "prompt" in about:
-                family.prompt = str(about["prompt"])
         family.network.eval()
-        return cls(family)
+        captioner = cls(family)
+        captioner.ask_as(read_about(Path(name)), prompt)
+        if adapter is not None:
+            captioner.ask_as(attach_saved(family.network, Path(adapter), name), prompt)
+        return captioner
 
     @classmethod
     def of(cls, settings: CaptionerSettings, *, device: str = "cpu", with_adapter: bool = True) -> Captioner:
@@ -149,6 +148,18 @@ class Captioner:
             dtype=settings.dtype,
             quantization=settings.quantization,
         )
+
+    def ask_as(self, about: Mapping[str, Any], prompt: str | None = None) -> None:
+        """See and ask as in an earlier training.
+
+        Args:
+            about: the ``skygen.json`` that it has left; of another program's, nothing.
+            prompt: asked in the place of the one there.
+        """
+        if "resolution" in about:
+            self.family.use_resolution(int(about["resolution"]))
+        if prompt is None and "prompt" in about:
+            self.family.prompt = str(about["prompt"])
 
     @property
     def network(self) -> Any:
@@ -174,6 +185,11 @@ class Captioner:
             base: the name that the network was loaded by, for the adapter's record.
         """
         if lora.rank == 0:
+            if self.network.dtype != torch.float32:
+                raise ConfigError(
+                    "--lora.rank 0 trains every parameter, which are float32 then: leave --model.dtype and "
+                    "--model.quantization out, or set a rank."
+                )
             return WholeModel(self.network, self.save_model)
         quantized = getattr(self.network, "is_quantized", False)
         about = {
@@ -292,9 +308,10 @@ class Captioner:
         return proposed
 
     def save_model(self, folder: Path) -> None:
-        """Save the whole model in transformers' layout."""
+        """Save the whole model in transformers' layout, and beside it how it is asked."""
         self.network.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+        write_about(folder, {"prompt": self.family.prompt, "resolution": self.resolution})
 
 
 def _trains(module: nn.Module | None) -> bool:

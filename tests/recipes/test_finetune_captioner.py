@@ -103,3 +103,29 @@ def test_a_reward_goes_on_from_an_adapter_and_is_judged(
     assert len(lines_of(tmp_path / "second" / "previews" / "captions.jsonl")) == 8
     with pytest.raises(ConfigError, match="reward"):
         main(replace(rewarded, reward=RewardSettings(), train=replace(train, max_train_steps=3)))
+
+
+def test_what_the_margin_cannot_look_at_is_said_before_anything_is_loaded(world: Path, tmp_path: Path) -> None:
+    margin, nowhere = RewardSettings(name="margin"), tmp_path / "nowhere"
+    features = FeatureCacheSettings(root=tmp_path / "features")
+    with pytest.raises(ConfigError, match=r"--reward\.name margin looks at the images, which --features\.root"):
+        main(config(world, nowhere, tmp_path, "kept", reward=margin, features=features))
+    with pytest.raises(ConfigError, match=r"looks at the other images of a batch: set --train\.train_batch_size to 2"):
+        main(config(world, nowhere, tmp_path, "alone", reward=margin, train=TrainSettings(train_batch_size=1)))
+
+
+def test_resolution_stays_when_training_goes_on_and_with_a_whole_model(
+    world: Path, captioner_folder: Path, tmp_path: Path
+) -> None:
+    train = TrainSettings(max_train_steps=1, train_batch_size=2)
+    first = config(world, captioner_folder, tmp_path, "first", train=train)
+    main(replace(first, images=ImageSettings(resolution=96, crop=False)))
+    model = CaptionerSettings(name=str(captioner_folder), adapter=tmp_path / "first" / "adapter")
+    main(config(world, captioner_folder, tmp_path, "second", train=train, model=model))
+    assert json.loads((tmp_path / "second" / "adapter" / "skygen.json").read_text())["resolution"] == 96
+    whole = config(world, captioner_folder, tmp_path, "whole", train=train, lora=LoraSettings(rank=0))
+    main(replace(whole, images=ImageSettings(resolution=48, crop=False)))
+    assert captioners.Captioner.load(str(tmp_path / "whole" / "model")).resolution == 48
+    half = CaptionerSettings(name=str(captioner_folder), dtype="bfloat16")
+    with pytest.raises(ConfigError, match=r"--lora\.rank 0 trains every parameter, which are float32 then"):
+        main(config(world, captioner_folder, tmp_path, "half", model=half, lora=LoraSettings(rank=0)))
