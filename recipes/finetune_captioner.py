@@ -120,9 +120,7 @@ def check_margin(config: Config) -> None:
         UnavailableError: the scorer's weights are not here.
     """
     if config.train.train_batch_size < 2:
-        raise ConfigError(
-            "--reward.name margin looks at the other images of a batch: set --train.train_batch_size to 2."
-        )
+        raise ConfigError("--reward.name margin looks at the other images of a batch: set --train.train_batch_size to 2.")
     if config.features.root is not None:
         raise ConfigError("--reward.name margin looks at the images, which --features.root puts features for: leave that out.")
     require(config.scorer.name, config.scorer.architecture)

@@ -1,7 +1,8 @@
-"""Pairs -> a Stable Diffusion LoRA.
+"""Pairs -> a LoRA of a Stable Diffusion: 1.x, 2.x, XL, 3 or 3.5.
 
     accelerate launch recipes/finetune_diffusion.py recipes/configs/finetune_diffusion/miniature.yaml
     accelerate launch recipes/finetune_diffusion.py CONFIG.yaml --train.learning_rate 5e-5
+    accelerate launch recipes/finetune_diffusion.py CONFIG.yaml --model.adapter runs/first/adapter
 
 The same command again continues the run. ``runs/<name>/adapter`` loads with ``pipeline.load_lora_weights``.
 """
@@ -35,7 +36,7 @@ class PreviewSettings:
 
 @dataclass(frozen=True)
 class Config:
-    """Fine-tune a Stable Diffusion model on pairs."""
+    """Fine-tune a text-to-image model on pairs."""
 
     run: RunSettings
     pairs: PairSettings
@@ -58,7 +59,9 @@ def main(config: Config) -> None:
     with Run(config.run, config, is_main=accelerator.is_main_process, continuation=CONTINUATION) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
         pairs = config.pairs.read(rejects)
-        trained = diffusion.attach(config.lora, seeds)
+        trained = diffusion.attach(config.lora, seeds, base=config.model.name)
+        if config.model.adapter:
+            trained.start_from(config.model.adapter, config.model.name)
         stream = PairStream(pairs, config.images.for_model(diffusion.resolution), config.captions, seeds, rejects)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
         trainer = Trainer(diffusion, trained.parameters, stream, config.train, accelerator, checkpoints)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
-from skygen.commands import data, results, searching, weights
+from skygen.commands import adapters, data, results, searching, weights
 from skygen.commands.answer import Answer
 from skygen.runs import explaining
 
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "audit": data.audit,
     "search": searching.search,
     "convert": weights.convert,
+    "export": adapters.export,
     "fabricate": data.fabricate,
     "report": results.report,
     "compare": results.compare,
@@ -44,6 +46,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         answer: Answer = tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="skygen", description=DESCRIPTION, args=words or ["--help"], config=(FlagCreatePairsOff,)
         )
-        print(answer.text)
+        show(answer.text)
         if answer.code:
             sys.exit(answer.code)
+
+
+def show(text: str) -> None:
+    """Print an answer; whoever reads it may stop early, as ``head`` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain again when it ends

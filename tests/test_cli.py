@@ -137,3 +137,14 @@ def test_doctor_tells_an_old_and_a_missing_distribution() -> None:
     missing = diagnosis.check_requirement(Requirement("no-such-distribution>=1"))
     assert (missing.healthy, missing.found) == (False, "not installed")
     assert diagnosis.check_requirement(Requirement("tyro>=1")).healthy
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    """``skygen … | head`` closes the pipe before all is written."""
+    command = [sys.executable, "-c", "from skygen.cli import show; show('line\\n' * 200_000)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "line\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 0

@@ -19,12 +19,30 @@ ABOUT_FILE = "skygen.json"
 """Beside an adapter: what it was trained on, and how its base was asked."""
 
 
-def save_diffusers(folder: Path, state: Mapping[str, Tensor], config: Any) -> Path:
-    """Write PEFT's own key names, which round-trip for every target, with the alpha that bare weights would lose."""
-    from diffusers import StableDiffusionPipeline
+def save_diffusers(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    config: Any,
+    pipeline_class: str = "StableDiffusionPipeline",
+    prefix: str = "unet",
+) -> Path:
+    """Write PEFT's own key names, which round-trip for every target, with the alpha that bare weights would lose.
+
+    Args:
+        folder: gets ``pytorch_lora_weights.safetensors``.
+        state: of the adapted network, without prefix.
+        config: PEFT's, kept in the file's metadata.
+        pipeline_class: of diffusers, whose ``load_lora_weights`` is to read it.
+        prefix: the adapted part of that pipeline, ``unet`` or ``transformer``, which every key begins with.
+
+    Returns:
+        The path of the weights.
+    """
+    import diffusers
 
     metadata = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=dict(state), unet_lora_adapter_metadata=metadata)
+    layers = {f"{prefix}_lora_layers": dict(state), f"{prefix}_lora_adapter_metadata": metadata}
+    getattr(diffusers, pipeline_class).save_lora_weights(folder, **layers)
     path = folder / "pytorch_lora_weights.safetensors"
     _sort_metadata(path)
     return path
@@ -53,12 +71,12 @@ def save_peft(folder: Path, state: Mapping[str, Tensor], config: Any) -> Path:
     return path
 
 
-def compare(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Read the weights back, and raise StorageError where they are not those in memory."""
+def compare(path: Path, state: Mapping[str, Tensor], prefix: str = "unet") -> None:
+    """Read the weights back, and raise StorageError where they are not those in memory; ``prefix`` as in ``save_diffusers``."""
     from safetensors.torch import load_file
 
     read = load_file(path)
-    stripped = {name.removeprefix(PEFT_PREFIX).removeprefix("unet."): tensor for name, tensor in read.items()}
+    stripped = {name.removeprefix(PEFT_PREFIX).removeprefix(f"{prefix}."): tensor for name, tensor in read.items()}
     if stripped.keys() != state.keys() or not all(torch.equal(stripped[name], state[name]) for name in state):
         raise StorageError(f"{path}: what was read back differs from the adapter in memory; the disk cannot be trusted.")
 

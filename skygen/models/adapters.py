@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, final, runtime_checkable
+from typing import Any, ClassVar, Protocol, final, runtime_checkable
 
 from torch import nn
 
@@ -17,14 +17,11 @@ from skygen.models.adapter_files import (
     read_about,
     read_config,
     require_same_base,
-    save_diffusers,
     save_peft,
     write_about,
 )
 from skygen.models.weights import locate, reading_weights
 from skygen.seeding import Seeds
-
-Layout = Literal["diffusers", "peft"]
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,6 @@ class Adapter:
         network: a diffusers or transformers model; it is frozen and given the LoRA layers.
         settings: rank, alpha, dropout, targets.
         presets: preset name to a regular expression that a module's whole name must match.
-        layout: ``diffusers`` writes what ``load_lora_weights`` reads, ``peft`` what ``PeftModel.from_pretrained`` reads.
         seeds: the initial values follow from them.
         about: what is written beside it as ``skygen.json``.
 
@@ -135,7 +131,6 @@ class Adapter:
         network: Any,
         settings: LoraSettings,
         presets: Mapping[str, str],
-        layout: Layout,
         seeds: Seeds,
         about: Mapping[str, Any] | None = None,
     ) -> None:
@@ -144,7 +139,6 @@ class Adapter:
         if settings.targets not in presets:
             raise ConfigError(f"--lora.targets {settings.targets}: this model has {', '.join(presets)}.")
         self.network = network
-        self.layout: Layout = layout
         self.about = dict(about or {})
         self.config = LoraConfig(
             r=settings.rank,
@@ -176,7 +170,7 @@ class Adapter:
 
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(self.network).items()}
         folder.mkdir(parents=True, exist_ok=True)
-        path = (save_diffusers if self.layout == "diffusers" else save_peft)(folder, state, self.config)
+        path = save_peft(folder, state, self.config)
         compare(path, state)
         if self.about:
             write_about(folder, self.about)

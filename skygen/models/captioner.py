@@ -200,7 +200,7 @@ class Captioner:
             "resolution": self.resolution,
         }
         presets = {"default": self.family.lora_presets["text_decoder"], **self.family.lora_presets}
-        adapter = Adapter(self.network, lora, presets, "peft", seeds, about=about)
+        adapter = Adapter(self.network, lora, presets, seeds, about=about)
         self._vision_is_frozen = not _trains(self.family.vision)
         self._bridge_is_frozen = self._vision_is_frozen and not _trains(self.family.bridge)
         return adapter

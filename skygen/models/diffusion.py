@@ -1,77 +1,52 @@
-"""Stable Diffusion as a learner and a sampler."""
+"""A text-to-image model: a diffusion pipeline of diffusers as a learner and a sampler."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from skygen.data.loading import Batch
-from skygen.errors import ConfigError
-from skygen.models import objectives
-from skygen.models.adapters import Adapter, LoraSettings, Trained, WholeModel
-from skygen.models.weights import hide_loading_bars, locate, reading_weights
+from skygen.models.adapters import LoraSettings, Trained, WholeModel
+from skygen.models.diffusions.families import family_of, load_family
+from skygen.models.diffusions.family import Conditioning, DiffusionFamily
+from skygen.models.diffusions.lora import WEIGHTS_FILE, DiffusionAdapter, load_adapter, network_of
+from skygen.models.diffusions.noising import AlphaNoising
+from skygen.models.diffusions.settings import DiffusionSettings as DiffusionSettings
+from skygen.models.diffusions.unet import UNET_PRESETS
+from skygen.models.objectives import PredictionType
+from skygen.models.weights import locate
 from skygen.seeding import Seeds
 
-ATTENTION = r".*attentions.*\.(to_q|to_k|to_v|to_out\.0)"
-FEED_FORWARD = r".*attentions.*\.(to_q|to_k|to_v|to_out\.0|ff\.net\.0\.proj|ff\.net\.2)"
-CONVOLUTION = (
-    r".*attentions.*\.(to_q|to_k|to_v|to_out\.0|ff\.net\.0\.proj|ff\.net\.2|proj_in|proj_out)|.*resnets.*\.(conv1|conv2)"
-)
-LORA_PRESETS = {
-    "default": ATTENTION,
-    "attention": ATTENTION,
-    "attention_ff": FEED_FORWARD,
-    "attention_ff_conv": CONVOLUTION,
-}
-
-
-@dataclass(frozen=True)
-class DiffusionSettings:
-    """The training objective."""
-
-    snr_gamma: float = 5.0
-    """Cap of min-SNR weighting; 0 is off."""
-    noise_offset: float = 0.0
-    """Strength of one shared noise draw a channel; 0 is off."""
+LORA_PRESETS = {"default": UNET_PRESETS["attention"], **UNET_PRESETS}
+"""Of the families with a UNet; ``family.lora_presets`` has those of each."""
 
 
 @final
 class Diffusion:
-    """A Stable Diffusion model: its parts, its training loss, and its sampler.
+    """A text-to-image model, of any of ``diffusions.families.FAMILIES``: its parts, its training loss, and its sampler.
 
     Args:
-        pipeline: a ``StableDiffusionPipeline``.
+        pipeline: a loaded pipeline of diffusers.
         objective: how it is trained.
+
+    Raises:
+        ConfigError: a pipeline of no family here, or one that cannot be trained with this objective.
     """
 
     def __init__(self, pipeline: Any, objective: DiffusionSettings | None = None) -> None:
-        self.pipeline = pipeline
         self.objective = objective or DiffusionSettings()
-        self.network = pipeline.unet
-        for frozen in (pipeline.vae, pipeline.text_encoder):
-            frozen.requires_grad_(False).eval()
-        from diffusers import DDPMScheduler
-
-        scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-        self.alphas_cumprod: Float[Tensor, " steps"] = scheduler.alphas_cumprod
-        self.prediction_type: objectives.PredictionType = scheduler.config.prediction_type
-        if self.prediction_type not in ("epsilon", "v_prediction"):
-            raise ConfigError(
-                f"scheduler/scheduler_config.json: prediction_type is {self.prediction_type}; skygen trains "
-                "epsilon and v_prediction."
-            )
-        if self.prediction_type == "epsilon" and float(self.alphas_cumprod[-1]) < 1e-8 and self.objective.snr_gamma:
-            raise ConfigError(
-                "--diffusion.snr_gamma: a schedule that ends without signal cannot be weighed with epsilon; "
-                "set it to 0 or use a v-prediction model."
-            )
+        self.family: DiffusionFamily = family_of(pipeline, self.objective)
+        self.network = network_of(self.family)
+        for part in self.pipeline.components.values():
+            if isinstance(part, nn.Module) and part is not self.network:
+                part.requires_grad_(False).eval()
 
     @classmethod
     def load(
@@ -82,73 +57,95 @@ class Diffusion:
         device: str = "cpu",
         objective: DiffusionSettings | None = None,
     ) -> Diffusion:
-        """Load a Stable Diffusion model in float32.
+        """Load a text-to-image model in float32.
 
         Args:
-            name: ``miniature``, a folder in diffusers' layout, or an id on the Hugging Face hub.
-            adapter: folder of a LoRA saved by skygen or any diffusers script.
+            name: ``miniature``, a folder in diffusers' layout, or an id on the Hugging Face hub; what its model_index.json
+                names decides the family.
+            adapter: folder of a LoRA saved by skygen or any diffusers script; one that was trained on a schedule of zero
+                terminal SNR brings that schedule along.
             device: where it computes.
             objective: how it is trained.
 
         Raises:
+            ConfigError: a pipeline of no family here, an adapter of another one, or an objective that does not go with it.
             UnavailableError: the weights are not here.
         """
-        source = locate(name, "stable_diffusion", "model_index.json")
-        from diffusers import StableDiffusionPipeline
-
-        hide_loading_bars()
-        with reading_weights(name):
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                source, safety_checker=None, requires_safety_checker=False, use_safetensors=True, dtype=torch.float32
-            )
-        pipeline.set_progress_bar_config(disable=True)
         if adapter is not None:
-            locate(str(Path(adapter).absolute()), "adapter", "pytorch_lora_weights.safetensors")
-            pipeline.load_lora_weights(str(adapter))
-        return cls(pipeline.to(device), objective)
+            locate(str(Path(adapter).absolute()), "adapter", WEIGHTS_FILE)
+        objective = objective or DiffusionSettings()
+        family = load_family(name, objective)
+        if adapter is not None and load_adapter(family, Path(adapter), name).get("zero_terminal_snr"):
+            objective = replace(objective, zero_terminal_snr=True)
+        return cls(family.pipeline.to(device), objective)
 
-    def attach(self, lora: LoraSettings, seeds: Seeds) -> Trained:
-        """Make the UNet trainable: frozen with a LoRA on it, or as a whole where the rank is 0."""
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline of diffusers."""
+        return self.family.pipeline
+
+    @property
+    def prediction_type(self) -> PredictionType:
+        """What the denoiser predicts."""
+        return self.family.noising.prediction_type
+
+    @property
+    def alphas_cumprod(self) -> Float[Tensor, " steps"] | None:
+        """The final table of cumulative alphas; None of flow matching, which has none."""
+        noising = self.family.noising
+        return noising.alphas_cumprod if isinstance(noising, AlphaNoising) else None
+
+    def attach(self, lora: LoraSettings, seeds: Seeds, *, base: str = "") -> Trained:
+        """Make the denoiser trainable: frozen with a LoRA on it, or as a whole where the rank is 0.
+
+        Args:
+            lora: rank, alpha, targets.
+            seeds: the initial values follow from them.
+            base: the name that the pipeline was loaded by, for the adapter's record.
+
+        Raises:
+            ConfigError: no such preset of targets for this family.
+        """
         if lora.rank == 0:
             return WholeModel(self.network, self.save_model)
-        return Adapter(self.network, lora, LORA_PRESETS, "diffusers", seeds)
+        about = {"base": base, "zero_terminal_snr": self.objective.zero_terminal_snr}
+        return DiffusionAdapter(self.family, lora, seeds, about)
 
     @property
     def resolution(self) -> int:
         """Side in pixels of the images it was made for."""
-        return int(self.network.config.sample_size * self.pipeline.vae_scale_factor)
+        return self.family.resolution
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """Return the weighted mean squared error of each example at a timestep drawn for it."""
-        pixels, device = batch.pixels, batch.pixels.device
+        """Return the weighted mean squared error of each example at a level of noise drawn for it."""
         with torch.no_grad():
-            latents = self.encode_images(pixels, generator)
-            hidden = self.encode_prompts(batch.captions)
-        noise = torch.randn(latents.shape, generator=generator).to(device)
-        noise = objectives.offset_noise(noise, self.objective.noise_offset, generator)
-        timesteps = torch.randint(len(self.alphas_cumprod), (len(latents),), generator=generator).to(device)
-        noisy = objectives.add_noise(latents, noise, timesteps, self.alphas_cumprod)
-        prediction = self.network(noisy.to(self.network.dtype), timesteps, hidden).sample.float()
-        target = objectives.prediction_target(latents, noise, timesteps, self.alphas_cumprod, self.prediction_type)
-        error = (prediction - target).square().mean(dim=(1, 2, 3))
-        weight = objectives.min_snr_weight(timesteps, self.alphas_cumprod, self.objective.snr_gamma, self.prediction_type)
-        return weight * error
+            latents = self.encode_images(batch.pixels, generator)
+            conditioning = self.encode_prompts(batch.captions)
+        return self.denoising_loss(latents, conditioning, generator)
+
+    def denoising_loss(
+        self, latents: Float[Tensor, "batch channels height width"], conditioning: Conditioning, generator: torch.Generator
+    ) -> Float[Tensor, " batch"]:
+        """Return the loss of latents and prompts that are encoded already.
+
+        Args:
+            latents: scaled, float32, as from ``encode_images``.
+            conditioning: of each example.
+            generator: on the CPU; noise and its levels follow from it.
+        """
+        noised = self.family.noising.draw(latents, generator)
+        prediction = self.family.denoise(noised.noisy, noised.times, conditioning)
+        return noised.weight * (prediction - noised.target).square().mean(dim=(1, 2, 3))
 
     def encode_images(
         self, pixels: Float[Tensor, "batch 3 height width"], generator: torch.Generator
     ) -> Float[Tensor, "batch channels latent_height latent_width"]:
         """Draw latents of images in [-1, 1], scaled to about unit variance, float32."""
-        vae = self.pipeline.vae
-        latents = vae.encode(pixels.to(vae.dtype)).latent_dist.sample(generator)
-        return (latents * vae.config.scaling_factor).float()
+        return self.family.scale_latents(self.family.encode_images(pixels).sample(generator))
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "batch tokens dimension"]:
-        """Return the text encoder's hidden states, cut and padded to its context as the pipeline does it."""
-        tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
-        tokens = tokenizer(
-            list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-        )
-        return encoder(tokens.input_ids.to(encoder.device))[0].float()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Return prompts as the denoiser reads them, cut and padded as the pipeline does it; ``[""]`` is the null prompt."""
+        return self.family.encode_prompts(prompts)
 
     def sample(
         self,
@@ -159,7 +156,7 @@ class Diffusion:
         guidance_scale: float = 5.0,
         resolution: int | None = None,
     ) -> list[Image.Image]:
-        """Draw one image a prompt.
+        """Draw one image a prompt, with the pipeline's own scheduler.
 
         Args:
             prompts: one text an image.
@@ -183,6 +180,7 @@ class Diffusion:
                 guidance_scale=guidance_scale,
                 height=side,
                 width=side,
+                **self.family.sampling_options(),
             ).images
         finally:
             self.network.train(was_training)

@@ -19,6 +19,7 @@ from skygen.models.adapters import Adapter, LoraSettings, WholeModel, without_ad
 from skygen.models.captioner import Captioner
 from skygen.models.captioners.blip import Blip
 from skygen.models.diffusion import Diffusion
+from skygen.models.diffusions.lora import DiffusionAdapter
 from skygen.seeding import Seeds
 
 PROGRAM = Path(__file__).parent / "reload_adapters.py"
@@ -38,10 +39,10 @@ def inputs() -> dict[str, torch.Tensor]:
     }
 
 
-def attach(learner: Any, targets: str) -> Adapter:
+def attach(learner: Any, targets: str) -> Adapter | DiffusionAdapter:
     """Attach a LoRA with an effect: its second matrices, which begin at zero, are drawn."""
     adapter = learner.attach(LoraSettings(targets=targets, **LORA), Seeds(1))
-    assert isinstance(adapter, Adapter)
+    assert isinstance(adapter, Adapter | DiffusionAdapter)
     for name, parameter in adapter.parameters.items():
         with torch.no_grad():
             parameter.normal_(0, 0.1, generator=Seeds(2).generator(name))
@@ -61,7 +62,7 @@ def outputs_of(learner: Any) -> dict[str, np.ndarray]:
     return {"logits": logits.numpy(), "written": written.numpy()}
 
 
-def second_matrices(adapter: Adapter) -> int:
+def second_matrices(adapter: Adapter | DiffusionAdapter) -> int:
     return sum("lora_B" in name for name in adapter.parameters)
 
 
@@ -156,7 +157,7 @@ def test_the_same_adapter_is_the_same_bytes(
     attach(Diffusion.load(str(stable_diffusion_folder)), "attention_ff_conv").save(tmp_path / "diffusion-attention_ff_conv")
     attach(Captioner.load(str(captioner_folder)), "all").save(tmp_path / "captioner-all")
     files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    assert len(files) == 4
+    assert len(files) == 5
     assert [path for path in files if (tmp_path / path).read_bytes() != (job / path).read_bytes()] == []
 
 
