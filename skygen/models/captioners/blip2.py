@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from skygen.errors import ConfigError
 from skygen.models.captioners.family import CaptionTokens
-from skygen.models.captioners.pixels import PixelStatistics
+from skygen.models.captioners.pixels import PixelStatistics, require_whole_patches
 from skygen.models.captioners.prompted import continue_prompt, load_processor, repeat_prompt, spell
 from skygen.models.captioners.stand_ins import with_stand_ins
 
@@ -96,11 +96,7 @@ class Blip2:
         Raises:
             ConfigError: no whole number of patches.
         """
-        patch = int(self.network.config.vision_config.patch_size)
-        if resolution % patch:
-            raise ConfigError(
-                f"--images.resolution {resolution}: this BLIP-2 sees patches of {patch}; give a multiple of that."
-            )
+        require_whole_patches(resolution, int(self.network.config.vision_config.patch_size), "BLIP-2")
         self._resolution = resolution
 
     def encode(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patches features"]:

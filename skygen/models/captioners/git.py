@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from skygen.errors import ConfigError
 from skygen.models.captioners.family import CaptionTokens
-from skygen.models.captioners.pixels import PixelStatistics
+from skygen.models.captioners.pixels import PixelStatistics, require_whole_patches
 from skygen.models.captioners.prompted import continue_prompt, load_processor, spell
 from skygen.models.captioners.stand_ins import with_stand_ins
 
@@ -82,9 +82,7 @@ class Git:
         Raises:
             ConfigError: no whole number of patches.
         """
-        patch = int(self.network.config.vision_config.patch_size)
-        if resolution % patch:
-            raise ConfigError(f"--images.resolution {resolution}: this GIT sees patches of {patch}; give a multiple of that.")
+        require_whole_patches(resolution, int(self.network.config.vision_config.patch_size), "GIT")
         self._resolution = resolution
 
     def encode(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patches features"]:

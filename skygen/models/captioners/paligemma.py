@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from skygen.errors import ConfigError
 from skygen.models.captioners.family import IGNORED, CaptionTokens
-from skygen.models.captioners.pixels import PixelStatistics
+from skygen.models.captioners.pixels import PixelStatistics, require_whole_patches
 from skygen.models.captioners.prompted import (
     as_encoder_outputs,
     continue_prompt,
@@ -90,11 +90,7 @@ class PaliGemma:
         Raises:
             ConfigError: no whole number of patches.
         """
-        patch = int(self.network.config.vision_config.patch_size)
-        if resolution <= 0 or resolution % patch:
-            raise ConfigError(
-                f"--images.resolution {resolution}: this PaliGemma sees patches of {patch}; give a multiple of that."
-            )
+        require_whole_patches(resolution, int(self.network.config.vision_config.patch_size), "PaliGemma")
         self._resolution = resolution
 
     def encode(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patches features"]:

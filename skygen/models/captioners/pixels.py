@@ -1,4 +1,4 @@
-"""From pixels in [-1, 1] to the mean and spread that a vision tower was trained on."""
+"""What a vision tower is given: pixels of the mean and spread that it was trained on, in whole patches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from skygen.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +33,13 @@ class PixelStatistics:
     def normalise(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         """Bring pixels in [-1, 1] to mean 0 and spread 1 of those statistics."""
         return (pixels.add(1).div(2) - self.mean.to(pixels.device)) / self.std.to(pixels.device)
+
+
+def require_whole_patches(resolution: int, patch: int, model: str) -> None:
+    """Check the side of a square that a tower with interpolated position embeddings is to see.
+
+    Raises:
+        ConfigError: no whole number of patches.
+    """
+    if resolution < patch or resolution % patch:
+        raise ConfigError(f"--images.resolution {resolution}: this {model} sees patches of {patch}; give a multiple of that.")
