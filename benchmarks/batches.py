@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from skygen.data.batches import Positions, load_batches
-from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
+from skygen.data.framing import ImageSettings
+from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.seeding import Seeds

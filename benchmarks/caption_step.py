@@ -25,7 +25,8 @@ import torch
 from PIL import Image
 
 from skygen.data.batches import Positions, load_batches
-from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
+from skygen.data.framing import ImageSettings
+from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects
 from skygen.data.table import PairList

@@ -24,9 +24,10 @@ from PIL import Image
 
 from skygen.data.batches import Positions, load_batches
 from skygen.data.checking import Report, check_images, format_report, report
+from skygen.data.framing import ImageSettings
 from skygen.data.index import build_index, open_index
 from skygen.data.layouts import find_layout
-from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
+from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.miniature.fabricate import fabricate

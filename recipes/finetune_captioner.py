@@ -17,7 +17,8 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from skygen.checkpoints import Checkpoints
-from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
+from skygen.data.framing import ImageSettings
+from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.data.table import PairList

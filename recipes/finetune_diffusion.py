@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from skygen.checkpoints import Checkpoints
-from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
+from skygen.data.framing import ImageSettings
+from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.models.adapters import LoraSettings

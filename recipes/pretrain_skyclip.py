@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from skygen.checkpoints import Checkpoints
 from skygen.data.benchmarks import Benchmark, BenchmarkSettings
-from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
+from skygen.data.framing import ImageSettings
+from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from skygen.checkpoints import Checkpoints
 from skygen.data.batches import Positions, load_batches
 from skygen.data.benchmarks import Benchmark, BenchmarkSettings
+from skygen.data.framing import ImageSettings
 from skygen.data.images import open_image
-from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
+from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pair import Pair, to_words
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects

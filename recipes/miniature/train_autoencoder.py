@@ -14,7 +14,8 @@ from jaxtyping import Float
 
 from skygen.checkpoints import Checkpoints
 from skygen.data.batches import Positions, load_batches
-from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
+from skygen.data.framing import ImageSettings
+from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pair import Pair
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import chain
 from signal import SIG_IGN, SIGTERM, SIGUSR1, signal
 
 import numpy as np
@@ -89,27 +89,45 @@ class Positions(Sampler[list[int]]):
         return max(0, self.last - self.first)
 
 
-def collate(examples: Sequence[Example | None], resolution: int) -> Batch:
-    """Stack the examples that could be read; with none of them, a batch of zero images."""
-    read = [example for example in examples if example is not None]
-    pixels = torch.stack([example.pixels for example in read]) if read else torch.empty(0, 3, resolution, resolution)
-    features = [example.features for example in read if example.features is not None]
+def collate(examples: Sequence[Example | None]) -> tuple[Batch, ...]:
+    """Stack the examples that could be read, those of one shape together; none where not one could be read.
+
+    Images of several shapes can meet in a micro-batch; each shape is a batch of its own, so that nothing is cut or left out.
+    """
+    shapes: dict[tuple[int, ...], list[Example]] = {}
+    for example in examples:
+        if example is not None:
+            shape = example.pixels.shape if example.features is None else example.features.shape
+            shapes.setdefault(tuple(shape), []).append(example)
+    return tuple(_stack(alike) for alike in shapes.values())
+
+
+def _stack(examples: Sequence[Example]) -> Batch:
+    features = [example.features for example in examples if example.features is not None]
+    sizes = [example.sizes for example in examples if example.sizes is not None]
     return Batch(
-        pixels,
-        tuple(example.caption for example in read),
-        tuple(example.key for example in read),
+        torch.stack([example.pixels for example in examples]),
+        tuple(example.caption for example in examples),
+        tuple(example.key for example in examples),
         torch.stack(features) if features else None,
-        tuple(example.references for example in read),
+        tuple(example.references for example in examples),
+        tuple(example.metadata for example in examples),
+        torch.tensor(sizes, dtype=torch.float32) if sizes else None,
     )
 
 
-def load_batches(stream: PairStream, positions: Positions, workers: int = 0) -> DataLoader[Batch]:
-    """Read the micro-batches at ``positions``, in order, with any number of worker processes."""
+def load_batches(stream: PairStream, positions: Positions, workers: int = 0) -> Iterator[Batch]:
+    """Read the images at ``positions``, in order, with any number of worker processes; each batch is of one shape."""
+    return chain.from_iterable(load_micro_batches(stream, positions, workers))
+
+
+def load_micro_batches(stream: PairStream, positions: Positions, workers: int = 0) -> DataLoader[tuple[Batch, ...]]:
+    """Read the micro-batches at ``positions``, in order, with any number of worker processes; see ``collate`` for the parts."""
     return DataLoader(
         stream,  # type: ignore[arg-type]  # an endless map-style dataset, addressed by position
         batch_sampler=positions,
         num_workers=workers,
-        collate_fn=partial(collate, resolution=stream.images.resolution),
+        collate_fn=collate,
         worker_init_fn=_ignore_stop_signals,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else the loader would draw from, and so move, the global generator

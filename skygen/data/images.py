@@ -14,6 +14,7 @@ from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from skygen.data.archives import read_bytes
+from skygen.data.framing import crop_box
 from skygen.data.geotiff import holds_measurements, open_geotiff
 from skygen.data.rejects import Rejects
 from skygen.errors import ArchiveError, ImageError, UnavailableError
@@ -111,16 +112,9 @@ def fit_image(
     Returns:
         An image of ``resolution`` by ``resolution`` pixels.
     """
-    width, height = image.size
     if mode == "squash":
         return image.resize((resolution, resolution), Image.Resampling.BICUBIC)
-    side = min(width, height)
-    slack = max(width, height) - side
-    # Whole source pixels, so that a picture already of the right height is cut, not blurred.
-    offset = slack // 2 if generator is None else int(generator.integers(slack + 1))
-    left, top = (offset, 0) if width > height else (0, offset)
-    # One step by way of `box`: the whole of an 8 x 16,384 strip enlarged to 512 would be 537 megapixels.
-    box = (left, top, left + side, top + side)
+    box = crop_box(image.size, (resolution, resolution), generator)
     return image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
 
 

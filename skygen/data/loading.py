@@ -19,8 +19,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from skygen.data.augmentation import DIHEDRAL, QUARTER_TURNS, color_jitter, dihedral, random_resized_crop
+from skygen.data.augmentation import color_jitter, dihedral, random_resized_crop
 from skygen.data.captions import names_a_direction, strip_view_prefix
+from skygen.data.framing import ImageSettings
+from skygen.data.image_metadata import UNKNOWN, ImageMetadata
 from skygen.data.images import fit_image, image_to_tensor, open_image
 from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects
@@ -28,42 +30,6 @@ from skygen.data.skyscript import view_prefix
 from skygen.data.table import PairList
 from skygen.errors import ConfigError, ImageError
 from skygen.seeding import Seeds
-
-
-@dataclass(frozen=True)
-class ImageSettings:
-    """How an image becomes the square of pixels that a model is trained on."""
-
-    resolution: int = 0
-    """Side of the training image in pixels; 0 is the model's own."""
-    crop: bool = True
-    """Resize the short side and crop at random along the long one; off: squash the whole image into the square."""
-    random_resized_crop: bool = False
-    """In the place of both: a random 67 to 100 % of the picture, of aspect 1:2 to 2:1, squashed into the square."""
-    random_dihedral: bool = True
-    """One of the eight flips and quarter turns at random: an overhead image has no up. An image whose caption says left, right,
-    north and the like stays as it is."""
-    random_rotation: bool = False
-    """One of the four quarter turns at random, without flips; goes without random_dihedral."""
-    color_jitter: float = 0.0
-    """Brightness, contrast and saturation change by factors of up to 1 plus or minus this; 0 is off."""
-
-    def __post_init__(self) -> None:
-        if self.random_dihedral and self.random_rotation:
-            raise ConfigError("images.random_rotation turns without flips: set images.random_dihedral to false with it")
-        if not 0 <= self.color_jitter <= 1:
-            raise ConfigError(f"images.color_jitter is {self.color_jitter}; it must be in [0, 1], 0 for none")
-        if self.resolution < 0:
-            raise ConfigError(f"images.resolution is {self.resolution}; it must be at least 1, or 0 for the model's own")
-
-    def for_model(self, own: int) -> ImageSettings:
-        """Return the settings with the model's ``own`` resolution where none is set."""
-        return replace(self, resolution=self.resolution or own)
-
-    @property
-    def variants(self) -> int:
-        """In how many ways an image may be turned and flipped: the first so many of ``augmentation.dihedral``."""
-        return DIHEDRAL if self.random_dihedral else QUARTER_TURNS if self.random_rotation else 1
 
 
 @dataclass(frozen=True)
@@ -93,6 +59,8 @@ class Batch:
         keys: ``Pair.key`` of each.
         features: what a frozen encoder has made of the images, where that is kept; in the store's dtype.
         references: all captions of each image, as a caption is trained on; ``captions`` holds the one of each that was drawn.
+        metadata: how and where each image was taken.
+        sizes: original height and width, top and left of the crop, target height and width of each image in pixels, float32.
     """
 
     pixels: Float[Tensor, "batch 3 height width"]
@@ -100,11 +68,14 @@ class Batch:
     keys: tuple[str, ...]
     features: Float[Tensor, "batch ..."] | None = None
     references: tuple[tuple[str, ...], ...] = ()
+    metadata: tuple[ImageMetadata, ...] = ()
+    sizes: Float[Tensor, "batch 6"] | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on ``device``."""
         features = None if self.features is None else self.features.to(device, non_blocking=True)
-        return replace(self, pixels=self.pixels.to(device, non_blocking=True), features=features)
+        sizes = None if self.sizes is None else self.sizes.to(device, non_blocking=True)
+        return replace(self, pixels=self.pixels.to(device, non_blocking=True), features=features, sizes=sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +87,8 @@ class Example:
     key: str
     features: Float[Tensor, ...] | None = None
     references: tuple[str, ...] = ()
+    metadata: ImageMetadata = UNKNOWN
+    sizes: tuple[int, ...] | None = None
 
 
 @runtime_checkable

@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader
 from skygen.data.archives import read_bytes
 from skygen.data.augmentation import dihedral
 from skygen.data.downloads.plan import to_words
+from skygen.data.framing import ImageSettings
 from skygen.data.images import fit_image, image_to_tensor, open_image
-from skygen.data.loading import ImageSettings
 from skygen.data.pair import Pair
 from skygen.data.rejects import Reject, Rejects
 from skygen.errors import ArchiveError, ConfigError, DataError, ImageError

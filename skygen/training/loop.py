@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from skygen.checkpoints import Checkpoint, Checkpoints
-from skygen.data.batches import Grouping, Positions, load_batches
+from skygen.data.batches import Grouping, Positions, load_micro_batches
 from skygen.data.loading import Batch, PairStream, fingerprint
 from skygen.errors import ConfigError, Preempted, SkygenError
 from skygen.runs import StopSignal
@@ -155,7 +155,7 @@ class Trainer:
             processes=self.accelerator.num_processes,
             grouping=Grouping(self.stream.length_at, self.stream.seeds) if settings.group_by_length else None,
         )
-        batches = iter(load_batches(self.stream, positions, settings.dataloader_num_workers))
+        batches = iter(load_micro_batches(self.stream, positions, settings.dataloader_num_workers))
         skipped_in_a_row = 0
         while self.step < settings.max_train_steps:
             step, stop = self._update(batches)
@@ -218,18 +218,18 @@ class Trainer:
             for name, tensor in self.average.items():
                 self.parameters[name].copy_(tensor)
 
-    def _update(self, batches: Iterator[Batch]) -> tuple[Step, bool]:
+    def _update(self, batches: Iterator[tuple[Batch, ...]]) -> tuple[Step, bool]:
         settings, start = self.settings, time.perf_counter()
         self.optimizer.zero_grad(set_to_none=False)
         losses, images, data_seconds = [], 0, 0.0
         for micro_batch in range(settings.gradient_accumulation_steps):
             waiting = time.perf_counter()
-            batch = next(batches).to(self.accelerator.device)
+            parts = [part.to(self.accelerator.device) for part in next(batches)]
             data_seconds += time.perf_counter() - waiting
-            if batch.keys:
-                losses.append(self._accumulate(batch, micro_batch))
+            for part, batch in enumerate(parts):
+                losses.append(self._accumulate(batch, micro_batch, part))
                 images += len(batch.keys)
-            elif isinstance(self.learner, JointLearner):
+            if not parts and isinstance(self.learner, JointLearner):
                 self.learner.join()
         sums = self._reduce(losses, images)
         norm = self._scale_gradient(sums[1])
@@ -252,9 +252,9 @@ class Trainer:
         )
         return record, bool(stop)
 
-    def _accumulate(self, batch: Batch, micro_batch: int) -> Float[Tensor, ""]:
-        """Add the gradient of the summed losses of one micro-batch; return that sum, still on the device."""
-        position = (self.step, micro_batch, self.accelerator.process_index)
+    def _accumulate(self, batch: Batch, micro_batch: int, part: int) -> Float[Tensor, ""]:
+        """Add the gradient of the summed losses of the images of one shape; return that sum, still on the device."""
+        position = (self.step, micro_batch, self.accelerator.process_index, *([part] if part else []))
         seeds = self.stream.seeds
         seeds.reset_global("dropout", *position)
         with self.accelerator.autocast():

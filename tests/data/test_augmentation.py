@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from skygen.data.augmentation import QUARTER_TURNS, color_jitter, dihedral, random_resized_crop
-from skygen.data.loading import ImageSettings
+from skygen.data.framing import ImageSettings
 from skygen.errors import ConfigError
 from skygen.seeding import Seeds
 

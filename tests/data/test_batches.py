@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from skygen.data.batches import GROUPED_BATCHES, Grouping, Positions, load_batches
-from skygen.data.loading import CaptionSettings, ImageSettings, PairStream
+from skygen.data.framing import ImageSettings
+from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pairs import read_pairs
 from skygen.data.rejects import Rejects
 from skygen.seeding import Seeds

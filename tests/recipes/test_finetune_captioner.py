@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from recipes.finetune_captioner import Config, PreviewSettings, main
-from skygen.data.loading import CaptionSettings, ImageSettings
+from skygen.data.framing import ImageSettings
+from skygen.data.loading import CaptionSettings
 from skygen.data.pairs import PairSettings
 from skygen.errors import ConfigError
 from skygen.models import captioner as captioners

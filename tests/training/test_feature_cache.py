@@ -18,8 +18,9 @@ from torch import Tensor
 
 from skygen.data.augmentation import dihedral
 from skygen.data.batches import Positions, load_batches
+from skygen.data.framing import ImageSettings
 from skygen.data.images import fit_image, image_to_tensor, open_image
-from skygen.data.loading import CaptionSettings, ImageSettings, PairStream, StoredFeatures
+from skygen.data.loading import CaptionSettings, PairStream, StoredFeatures
 from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects, read_rejects
 from skygen.data.table import PairList

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skygen.data.loading import ImageSettings
+from skygen.data.framing import ImageSettings
 from skygen.data.pairs import PairSettings
 from skygen.errors import ConfigError
 from skygen.miniature.architectures import build_captioner
