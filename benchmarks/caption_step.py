@@ -162,7 +162,7 @@ def kept_steps(network: Path, pairs: PairList, folder: Path, options: argparse.N
     settings = FeatureCacheSettings(folder, batch_size=options.batch)
     features: CachedFeatures = build_features(captioner, pairs, images, settings, rejects, device=options.device)
     seconds = time.perf_counter() - start
-    store = features.store
+    (store,) = features.stores
     print(f"building the cache {seconds / len(pairs):8.3f} s an image, {store.size_bytes / len(store):,.0f} bytes an image")
     stream = PairStream(pairs, images, CaptionSettings(), Seeds(0), rejects, features)
     batches = iter(load_batches(stream, Positions(0, 1 << 30, options.batch)))

@@ -1,7 +1,7 @@
 """Pairs -> a LoRA of a Stable Diffusion: 1.x, 2.x, XL, 3 or 3.5.
 
     accelerate launch recipes/finetune_diffusion.py recipes/configs/finetune_diffusion/miniature.yaml
-    accelerate launch recipes/finetune_diffusion.py CONFIG.yaml --train.learning_rate 5e-5
+    accelerate launch recipes/finetune_diffusion.py CONFIG.yaml --features.root features --images.center_crop true
     accelerate launch recipes/finetune_diffusion.py CONFIG.yaml --model.adapter runs/first/adapter
 
 The same command again continues the run. ``runs/<name>/adapter`` loads with ``pipeline.load_lora_weights``.
@@ -10,29 +10,42 @@ The same command again continues the run. ``runs/<name>/adapter`` loads with ``p
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from accelerate import Accelerator
 
 from skygen.checkpoints import Checkpoints
+from skygen.config import to_tree
 from skygen.data.framing import ImageSettings
+from skygen.data.images import read_sizes
+from skygen.data.ledger import Account, account
 from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
-from skygen.models.adapters import LoraSettings
+from skygen.data.table import PairList
+from skygen.errors import ConfigError
+from skygen.evaluation.export_check import check_export
+from skygen.evaluation.model_card import DIFFUSION, CardFacts, write_card
+from skygen.evaluation.validation.diffusion_validation import DiffusionValidation, ValidationSettings, choose_held_out
+from skygen.evaluation.validation.record import last_scores
+from skygen.models.adapters import Trained
 from skygen.models.device import start_accelerator
-from skygen.models.diffusion import Diffusion, DiffusionSettings
-from skygen.models.weights import ModelSettings
-from skygen.runs import Continuation, Run, RunSettings, launch
+from skygen.models.diffusion import Diffusion, DiffusionLoraSettings, DiffusionModelSettings, DiffusionSettings
+from skygen.models.diffusions.frozen import LatentEncoder, PromptEncoder
+from skygen.models.diffusions.metadata_fields import MetadataSettings, count_known
+from skygen.models.diffusions.metadata_record import require_untold
+from skygen.models.scorer import Scorer, require
+from skygen.runs import Continuation, Run, RunSettings, describe_environment, launch
 from skygen.seeding import Seeds
-from skygen.training.loop import Trainer, TrainSettings
+from skygen.training.feature_cache import FeatureCacheSettings, build_features
+from skygen.training.loop import Trainer
+from skygen.training.prompt_cache import build_prompts
+from skygen.training.settings import TrainSettings
+from skygen.training.sharding import is_sharded, shard_frozen
 
-
-@dataclass(frozen=True)
-class PreviewSettings:
-    """Pictures drawn while training, from the same prompts and seeds each time."""
-
-    steps: int = 0
-    """Draw every so many updates; 0 is never."""
-    prompts: tuple[str, ...] = ()
-    """What to draw."""
+MEASURED = 20_000
+"""Up to so many images are measured for the ledger where nothing else needs their sizes: about five seconds."""
 
 
 @dataclass(frozen=True)
@@ -41,48 +54,153 @@ class Config:
 
     run: RunSettings
     pairs: PairSettings
-    model: ModelSettings = field(default_factory=ModelSettings)
-    lora: LoraSettings = field(default_factory=LoraSettings)
+    model: DiffusionModelSettings = field(default_factory=DiffusionModelSettings)
+    lora: DiffusionLoraSettings = field(default_factory=DiffusionLoraSettings)
     diffusion: DiffusionSettings = field(default_factory=DiffusionSettings)
+    metadata: MetadataSettings = field(default_factory=MetadataSettings)
     images: ImageSettings = field(default_factory=ImageSettings)
     captions: CaptionSettings = field(default_factory=lambda: CaptionSettings(dropout=0.1))
+    features: FeatureCacheSettings = field(default_factory=lambda: FeatureCacheSettings(dtype="float16"))
     train: TrainSettings = field(default_factory=TrainSettings)
-    preview: PreviewSettings = field(default_factory=PreviewSettings)
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
 
 
-CONTINUATION = Continuation("checkpoints/step-*", ("model", "lora", "diffusion"))
+CONTINUATION = Continuation("checkpoints/step-*", ("model", "lora", "diffusion", "metadata"))
 
 
 def main(config: Config) -> None:
+    if config.validation.steps and config.validation.scorer:
+        require(config.validation.scorer)
+    if config.metadata.fields and config.lora.rank == 0:
+        raise ConfigError(
+            "--lora.rank 0 leaves a whole model behind, which is loaded without what --metadata.fields has taught it: set a "
+            "rank, or leave the fields out."
+        )
     accelerator = start_accelerator(config.train.mixed_precision)
-    diffusion = Diffusion.load(config.model.name, device=str(accelerator.device), objective=config.diffusion)
+    device = str(accelerator.device)
+    diffusion = Diffusion.of(config.model, device=device, objective=config.diffusion, with_adapter=False)
     seeds = Seeds(config.run.seed)
     with Run(config.run, config, is_main=accelerator.is_main_process, continuation=CONTINUATION) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
         pairs = config.pairs.read(rejects)
-        trained = diffusion.attach(config.lora, seeds, base=config.model.name)
-        if config.model.adapter:
-            trained.start_from(config.model.adapter, config.model.name)
-        stream = PairStream(pairs, config.images.for_model(diffusion.resolution), config.captions, seeds, rejects)
+        trained = attach(diffusion, pairs, config, seeds)
+        stream = open_stream(diffusion, pairs, config, rejects, accelerator, run)
+        shard(diffusion, trained, config, accelerator)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
         trainer = Trainer(diffusion, trained.parameters, stream, config.train, accelerator, checkpoints)
+        validation = choose_validation(stream, config, accelerator, run) if accelerator.is_main_process else None
+        if config.model.compile:
+            diffusion.compile()
         for step in trainer.steps():
             run.log(step)
             rejects.check(len(pairs), config.pairs.max_bad_fraction)
-            if step.due(config.train.checkpointing_steps):
+            validates = step.due(config.validation.steps)
+            if validates or step.due(config.train.checkpointing_steps):
                 trainer.save()
-            if step.due(config.preview.steps) and accelerator.is_main_process:
-                draw_previews(diffusion, config.preview.prompts, seeds, run, step.step)
+            if validates and validation is not None:
+                with trainer.averaged():
+                    validation.run(diffusion, run, step.step)
         trainer.adopt_average()
         if accelerator.is_main_process:
-            trained.save(run.path(trained.folder_name))
+            export(trained, diffusion, pairs, config, run, account_for(stream, config))
 
 
-def draw_previews(diffusion: Diffusion, prompts: tuple[str, ...], seeds: Seeds, run: Run, step: int) -> None:
-    """Draw every preview prompt, each from a seed of its own that stays the same all through the run."""
-    numbers = [seeds.derive("preview", index) for index in range(len(prompts))]
-    for index, image in enumerate(diffusion.sample(prompts, numbers)):
-        image.save(run.path("previews", f"step-{step:06d}-{index:02d}.png"))
+def attach(diffusion: Diffusion, pairs: PairList, config: Config, seeds: Seeds) -> Trained:
+    """Make the denoiser trainable, and what tells it of an image's metadata; go on from an adapter where one is named."""
+    trained = diffusion.attach(config.lora, seeds, base=config.model.name, metadata=config.metadata)
+    if diffusion.metadata is not None:
+        diffusion.metadata.statistics = count_known(pairs, config.metadata)
+    if config.model.adapter:
+        if diffusion.metadata is None:
+            require_untold(config.model.adapter)
+        trained.start_from(config.model.adapter, config.model.name)
+    return trained
+
+
+def shard(diffusion: Diffusion, trained: Trained, config: Config, accelerator: Accelerator) -> None:
+    """Divide the frozen denoiser among the processes where the launch file says FSDP."""
+    if shard_frozen(diffusion.network, trained.parameters.values(), accelerator) and config.validation.steps:
+        raise ConfigError(
+            "--validation.steps: a denoiser that is divided among processes can only be called by all of them together; set it "
+            "to 0, and draw with recipes/generate.py afterwards."
+        )
+
+
+def open_stream(
+    diffusion: Diffusion, pairs: PairList, config: Config, rejects: Rejects, accelerator: Accelerator, run: Run
+) -> PairStream:
+    """Open the stream of examples, over kept latents and prompts where the settings ask for them."""
+    images = config.images.for_model(diffusion.resolution, diffusion.size_step)
+    stream = PairStream(pairs, images, config.captions, Seeds(config.run.seed), rejects)
+    if config.features.root is not None:
+        keep_features(diffusion, stream, config, accelerator, run)
+    elif images.aspect_buckets or len(pairs) <= MEASURED:
+        stream.sizes = read_sizes(pairs, rejects, partial(run.progress, "measured"))
+    return stream
+
+
+def keep_features(diffusion: Diffusion, stream: PairStream, config: Config, accelerator: Accelerator, run: Run) -> None:
+    """Run the frozen autoencoder once over all images, and the frozen text encoders once over all texts."""
+    processes = {
+        "process_index": accelerator.process_index,
+        "processes": accelerator.num_processes,
+        "wait": accelerator.wait_for_everyone,
+    }
+    features = build_features(
+        LatentEncoder(diffusion.family),
+        stream.pairs,
+        stream.images,
+        config.features,
+        stream.rejects,
+        device=accelerator.device,
+        only_upright=stream.only_upright(),
+        workers=config.train.dataloader_num_workers,
+        progress=partial(run.progress, "latents"),
+        **processes,
+    )
+    stream.features, stream.sizes = features, features.sizes
+    if not config.lora.text_encoders:
+        encoder = PromptEncoder(diffusion.family)
+        progress = partial(run.progress, "prompts")
+        diffusion.prompts = build_prompts(encoder, stream.texts(), config.features, progress=progress, **processes)
+        diffusion.offload_text_encoders()
+
+
+def choose_validation(stream: PairStream, config: Config, accelerator: Accelerator, run: Run) -> DiffusionValidation | None:
+    """Read what the run is validated on; None where it is not. A bad held-out image is none of the training's bad rows."""
+    settings = config.validation
+    if not settings.steps:
+        return None
+    rejects = Rejects(run.path("validation", "rejects.jsonl"))
+    held_out = choose_held_out(settings, config.pairs, stream.pairs, stream.images, config.captions, rejects)
+    scorer = Scorer.load(settings.scorer, device=str(accelerator.device)) if settings.scorer else None
+    return DiffusionValidation(held_out, settings, stream.seeds, rejects, scorer, accelerator.autocast)
+
+
+def account_for(stream: PairStream, config: Config) -> Account:
+    """Say what became of every row."""
+    return account(stream.pairs, stream.rejects, settings=config.pairs, images=stream.images, sizes=stream.sizes)
+
+
+def export(trained: Trained, diffusion: Diffusion, pairs: PairList, config: Config, run: Run, ledger: Account) -> None:
+    """Save what was trained, draw with it as a user will, and write its card."""
+    folder = run.path(trained.folder_name)
+    trained.save(folder)
+    if not is_sharded(diffusion.network):
+        seeds, resolution = Seeds(config.run.seed), config.images.resolution or None
+        check_export(diffusion, folder, config.model.name, seeds=seeds, resolution=resolution)
+    run.write_json("ledger.json", ledger.record())
+    step, scores = last_scores(run.folder)
+    facts = CardFacts(
+        title=config.run.name,
+        base=config.model.name,
+        config=to_tree(config),
+        data={"fingerprint": pairs.fingerprint(), "pairs": ledger.summary().removeprefix("pairs: ")},
+        environment=describe_environment(),
+        step=step or config.train.max_train_steps,
+        scores=scores,
+    )
+    write_card(Path(folder), facts, DIFFUSION)
 
 
 if __name__ == "__main__":

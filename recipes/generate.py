@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from skygen.data.image_metadata import UNKNOWN, ImageMetadata
+from skygen.errors import ConfigError
 from skygen.evaluation.alignment import skyclip_scores
 from skygen.evaluation.panel import list_scorers, load_scorer, log_training, name_data_set, require_scorers
 from skygen.evaluation.scores import Score, format_table, to_metrics
@@ -29,6 +31,7 @@ from skygen.generation.sampling import (
 )
 from skygen.models.device import start_accelerator
 from skygen.models.diffusion import Diffusion
+from skygen.models.diffusions.metadata_fields import MetadataWish
 from skygen.models.scorer import Scorer, ScorerSettings
 from skygen.models.weights import ModelSettings
 from skygen.runs import Continuation, Run, RunSettings, launch, logger
@@ -45,10 +48,13 @@ class Config:
     scorer: ScorerSettings = field(default_factory=ScorerSettings)
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
+    metadata: MetadataWish = field(default_factory=MetadataWish)
 
 
 KEPT_GENERATION = ("generation.num_inference_steps", "generation.guidance_scale", "generation.resolution")
-CONTINUATION = Continuation("samples/metadata.jsonl", ("prompts", "model", "scorer.name", "selection", *KEPT_GENERATION))
+CONTINUATION = Continuation(
+    "samples/metadata.jsonl", ("prompts", "model", "scorer.name", "selection", "metadata", *KEPT_GENERATION)
+)
 
 
 def main(config: Config) -> None:
@@ -56,6 +62,7 @@ def main(config: Config) -> None:
     accelerator = start_accelerator()
     device = str(accelerator.device)
     diffusion = Diffusion.load(config.model.name, config.model.adapter, device=device)
+    metadata = check_wish(config.metadata, diffusion)
     scorer = load_scorer(config.scorer, config.scorer.name, device)
     with Run(config.run, config, is_main=accelerator.is_main_process, continuation=CONTINUATION) as run:
         prompts = read_prompts(config.prompts)
@@ -66,6 +73,7 @@ def main(config: Config) -> None:
             "model": "tuned" if config.model.adapter else "base",
             "base": config.model.name,
             "adapter": str(config.model.adapter or ""),
+            **({"metadata": metadata._asdict()} if metadata != UNKNOWN else {}),
         }
         samples = draw_samples(
             diffusion,
@@ -77,6 +85,7 @@ def main(config: Config) -> None:
             Seeds(config.run.seed),
             folder,
             origin,
+            metadata,
         )
         for done, _ in enumerate(samples, start=1):
             run.progress("drawn", done, len(indices))
@@ -90,6 +99,20 @@ def main(config: Config) -> None:
                 scores = score_pictures(config, scorer, folder, records, device)
                 run.write_json("metrics.json", to_metrics("skygen-v1", scores))
                 logger.info(format_table(scores))
+
+
+def check_wish(wish: MetadataWish, diffusion: Diffusion) -> ImageMetadata:
+    """Return what the model is to be told of how the pictures are as if taken.
+
+    Raises:
+        ConfigError: it was not trained to be told that.
+    """
+    metadata = wish.describe()
+    if metadata != UNKNOWN:
+        if diffusion.metadata is None:
+            raise ConfigError("metadata: this model was trained without it; leave it out, or give another --model.adapter.")
+        diffusion.metadata.require(metadata)
+    return metadata
 
 
 def score_pictures(config: Config, scorer: Scorer, folder: Path, records: Sequence[dict[str, Any]], device: str) -> list[Score]:

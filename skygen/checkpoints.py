@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skygen.errors import StorageError
-from skygen.storage import flush_to_disk
+from skygen.storage import flush_to_disk, require_room
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,6 +92,21 @@ class Checkpoints:
             ) from error
         self._prune(checkpoint.step)
         return final
+
+    def require_room(self, size_bytes: int, saves: int) -> None:
+        """See that the disk has room for the checkpoints to come, the one included that is written before an older one goes.
+
+        Args:
+            size_bytes: of one checkpoint.
+            saves: checkpoints still to be written.
+
+        Raises:
+            StorageError: it has not.
+        """
+        there = len(self._folders())
+        most = max(1, self.total_limit + 1 - there) if self.total_limit else saves
+        mend = "free disk space, choose another --run.root, or keep fewer with --train.checkpoints_total_limit"
+        require_room(self.folder, size_bytes * min(saves, most), mend)
 
     def latest(self) -> Checkpoint | None:
         """Read the newest checkpoint whose every file has the size and hash that its manifest says; None without one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -70,6 +71,33 @@ def flush_to_disk(path: Path) -> None:
 def storage_error(path: Path | str, error: OSError) -> StorageError:
     """Put an operating system's refusal to write into a sentence."""
     return StorageError(f"{path}: cannot be written ({error.strerror}); free disk space or choose another place.")
+
+
+def require_room(folder: Path, size_bytes: int, mend: str) -> int:
+    """Return how many bytes are free on the disk of a folder.
+
+    Args:
+        folder: that is to be written to; it need not be there yet.
+        size_bytes: what is to be written.
+        mend: what could be done about too little, as the last words of the error.
+
+    Raises:
+        StorageError: there is not so much room.
+    """
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if size_bytes > free:
+        raise StorageError(f"{folder}: {to_words(size_bytes)} are needed and {to_words(free)} are free; {mend}.")
+    return free
+
+
+def to_words(size: int) -> str:
+    """Write a number of bytes with three digits and a unit, such as ``9.72 GB``; a kB is 1,000 bytes."""
+    number, units = float(size), ["bytes", "kB", "MB", "GB", "TB"]
+    while number >= 999.5 and len(units) > 1:
+        number /= 1000
+        units.pop(0)
+    return f"{size} bytes" if units[0] == "bytes" else f"{number:.3g} {units[0]}"
 
 
 def cache_folder(root: Path) -> Path:

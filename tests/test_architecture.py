@@ -208,7 +208,7 @@ def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
     assert imported_distributions("demo") <= core | declared("demo")
 
 
-LEFT_OUT = {"pycocoevalcap", "bitsandbytes"}
+LEFT_OUT = {"pycocoevalcap", "bitsandbytes", "prodigyopt"}
 """Extras that `make install` leaves out: 104 MB for Java programs, and a library for GPUs."""
 
 

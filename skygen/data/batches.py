@@ -4,36 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, groupby
 from signal import SIG_IGN, SIGTERM, SIGUSR1, signal
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from skygen.data.framing import Size
 from skygen.data.loading import Batch, Example, PairStream
 from skygen.seeding import Seeds
 
 GROUPED_BATCHES = 50
-"""Batches of all processes that are sorted by length together."""
+"""Batches of all processes that are sorted by shape and length together."""
+
+
+class GroupKey(NamedTuple):
+    """What examples are put together by.
+
+    Args:
+        shape: width and height; those of one shape make whole batches.
+        length: of the caption, in any unit.
+    """
+
+    shape: Size = (0, 0)
+    length: int = 0
 
 
 @dataclass(slots=True)
 class Grouping:
-    """The stream in another order: captions of about one length come together, and so need little padding.
+    """The stream in another order: images of one shape come together, and captions of about one length.
 
-    Each window of fifty batches (of all processes together) is sorted by length and cut into batches, which are then shuffled.
-    What a window holds stays the same, so that a round still shows every pair once; and an order is a function of its window
-    alone, so that any step can be read first.
+    Each window of fifty batches (of all processes together) is sorted by shape and length and cut into batches, which are then
+    shuffled. Each shape first fills as many batches as it can; what is left of all of them shares the last ones. What a window
+    holds stays the same, so that a round still shows every pair once; and an order is a function of its window alone, so that
+    any step can be read first.
 
     Args:
-        length_at: how long the caption at a position is, in any unit.
+        key_at: shape and length of the example at a position.
         seeds: of the run; the order of the batches in a window follows from them.
     """
 
-    length_at: Callable[[int], int]
+    key_at: Callable[[int], GroupKey]
     seeds: Seeds
     _window: tuple[int, list[int]] = field(default=(-1, []))
+
+    @classmethod
+    def of(cls, stream: PairStream, *, by_length: bool) -> Grouping | None:
+        """Make the order that a stream needs; None where its own will do: all images are of one shape.
+
+        Args:
+            stream: whose examples are grouped by their shape, where they have several.
+            by_length: group by the length of the captions too.
+        """
+        if not (by_length or stream.images.aspect_buckets):
+            return None
+
+        def key_at(position: int) -> GroupKey:
+            return GroupKey(stream.shape_at(position), stream.length_at(position) if by_length else 0)
+
+        return cls(key_at, stream.seeds)
 
     def positions(self, places: range, batch_size: int) -> list[int]:
         """Return the stream positions that stand at consecutive places of this order.
@@ -49,9 +80,14 @@ class Grouping:
 
     def _order(self, window: int, batch_size: int) -> list[int]:
         start = window * batch_size * GROUPED_BATCHES
-        positions = np.arange(start, start + batch_size * GROUPED_BATCHES)
-        lengths = np.array([self.length_at(int(position)) for position in positions])
-        batches = positions[np.argsort(lengths, kind="stable")].reshape(GROUPED_BATCHES, batch_size)
+        keys = {position: self.key_at(position) for position in range(start, start + batch_size * GROUPED_BATCHES)}
+        whole, rest = [], []
+        for _, group in groupby(sorted(keys, key=keys.__getitem__), lambda position: keys[position].shape):
+            alike = list(group)
+            filled = len(alike) // batch_size * batch_size
+            whole += alike[:filled]
+            rest += alike[filled:]
+        batches = np.array(whole + rest).reshape(GROUPED_BATCHES, batch_size)
         shuffled = self.seeds.numpy("batches", window).permutation(batches)  # rows change places, none is taken apart
         return [int(position) for position in shuffled.flatten()]
 
@@ -66,7 +102,7 @@ class Positions(Sampler[list[int]]):
         batch_size: images in a micro-batch of one process.
         rank: of this process.
         processes: in all.
-        grouping: puts captions of about one length together; without it the order is that of the stream.
+        grouping: puts images of one shape and captions of about one length together; without it the order is the stream's.
     """
 
     first: int

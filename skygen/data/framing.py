@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from skygen.errors import ConfigError
 
 WIDEST = 2.0
 """Buckets reach from 1:2 to 2:1; what is longer is cut to that."""
+_CROP_AREA, _CROP_ASPECT, _CROP_TRIES = (0.67, 1.0), (0.5, 2.0), 10
 
 Size = tuple[int, int]
 _Point = Callable[[float, float, float, float], tuple[float, float]]
@@ -75,10 +77,15 @@ class ImageSettings:
             bucket_step: what the sides of its images must be multiples of; 0 for a model that takes squares alone.
 
         Raises:
-            ConfigError: buckets are asked for and the model takes squares alone.
+            ConfigError: buckets are asked for and the model takes squares alone, or none of their sides.
         """
         if self.aspect_buckets and not bucket_step:
             raise ConfigError("images.aspect_buckets: this model looks at squares alone; set it to false")
+        if self.aspect_buckets and self.bucket_step % bucket_step:
+            raise ConfigError(
+                f"images.bucket_step is {self.bucket_step}; this model takes sides that are multiples of {bucket_step}: set a "
+                "multiple of that, or 0 for the model's own"
+            )
         return replace(self, resolution=self.resolution or own, bucket_step=self.bucket_step or bucket_step)
 
     @property
@@ -140,20 +147,46 @@ class Framing(NamedTuple):
 
 
 def frame(size: Size, settings: ImageSettings, draw: np.random.Generator | None = None) -> Framing:
-    """Decide what is shown of an image that is not turned; ``random_resized_crop`` is not of this kind.
+    """Decide what is shown of an image that is not turned.
+
+    Where ``settings.is_fixed``, or with the proportions of a random crop alone, the answer's target and scale are the same
+    with and without a draw.
 
     Args:
-        size: width and height of the image.
+        size: width and height of the image, upright.
         settings: with resolution and, for buckets, bucket step set.
-        draw: places a random crop; without it, the middle is shown.
+        draw: places a random crop; without it, the middle is shown, and of a random resized crop all of the image.
     """
     square = (settings.resolution, settings.resolution)
+    if settings.random_resized_crop:
+        return Framing(size, (0, 0, *size) if draw is None else draw_box(size, draw), square)
     if settings.aspect_buckets:
         target = nearest_bucket(size, settings.resolution, settings.bucket_step)
         return Framing(size, crop_box(size, target), target)
     if not settings.crop:
         return Framing(size, (0, 0, *size), square)
     return Framing(size, crop_box(size, square, None if settings.center_crop else draw), square)
+
+
+def draw_box(size: Size, draw: np.random.Generator) -> tuple[int, int, int, int]:
+    """Draw left, top, right and bottom of a rectangle in an image (Szegedy et al. 2015, section 6).
+
+    It has 67 to 100 % of the area and an aspect ratio of 1:2 to 2:1, log-uniform, as in SkyCLIP's training. Where ten draws do
+    not fit into the image, the whole of it is taken.
+
+    Args:
+        size: width and height of the image.
+        draw: of the numbers.
+    """
+    width, height = size
+    for _ in range(_CROP_TRIES):
+        area = width * height * draw.uniform(*_CROP_AREA)
+        aspect = math.exp(draw.uniform(math.log(_CROP_ASPECT[0]), math.log(_CROP_ASPECT[1])))
+        wide, high = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < wide <= width and 0 < high <= height:
+            left, top = int(draw.integers(width - wide + 1)), int(draw.integers(height - high + 1))
+            return (left, top, left + wide, top + high)
+    return (0, 0, width, height)
 
 
 def crop_box(size: Size, target: Size, draw: np.random.Generator | None = None) -> tuple[int, int, int, int]:
@@ -175,25 +208,44 @@ def crop_box(size: Size, target: Size, draw: np.random.Generator | None = None) 
 
 
 def list_buckets(resolution: int, step: int) -> list[Size]:
-    """List the widths and heights that images are brought to: multiples of ``step``, about ``resolution`` squared in area.
+    """List the widths and heights that images are brought to: multiples of ``step``, at most ``resolution`` squared in area.
 
-    For each width from 1:2 to 2:1 the largest height that keeps the area; each bucket's turned twin is one too.
+    For each width from 1:2 to 2:1 the largest height that keeps the area; each bucket's turned twin is one too, and so is the
+    largest square.
+
+    Raises:
+        ConfigError: the step is larger than the resolution.
     """
+    if step < 1:
+        raise ValueError(f"the bucket step is {step}; ImageSettings.for_model sets the model's own")
     area, buckets = resolution * resolution, set()
     lowest, highest = resolution / math.sqrt(WIDEST), resolution * math.sqrt(WIDEST)
     for width in range(step, int(highest) + step, step):
         height = area // width // step * step
         if lowest <= width + step / 2 and width <= highest and height and max(width, height) <= WIDEST * min(width, height):
             buckets |= {(width, height), (height, width)}
+    # Of a resolution that is no multiple of the step, the rule above gives a square none, and so no bucket its own twin.
+    if side := resolution // step * step:
+        buckets.add((side, side))
     if not buckets:
         raise ConfigError(f"images.bucket_step is {step}; it must be at most the resolution, {resolution}")
     return sorted(buckets)
 
 
+@lru_cache(maxsize=1 << 16)
 def nearest_bucket(size: Size, resolution: int, step: int) -> Size:
-    """Return the bucket whose proportions are nearest to those of an image, in the logarithm; of equal ones the larger."""
+    """Return the bucket whose proportions are nearest to those of an image, in the logarithm.
+
+    Of equally near ones it is the larger, then the one nearer to a square, so that a turned image has the turned bucket.
+    """
     aspect = math.log(size[0] / size[1])
-    return min(
-        list_buckets(resolution, step),
-        key=lambda bucket: (round(abs(math.log(bucket[0] / bucket[1]) - aspect), 9), -bucket[0] * bucket[1]),
+    ranked = (
+        (round(abs(own - aspect), 9), -bucket[0] * bucket[1], round(abs(own), 9), bucket)
+        for own, bucket in _log_aspects(resolution, step)
     )
+    return min(ranked)[-1]
+
+
+@cache
+def _log_aspects(resolution: int, step: int) -> tuple[tuple[float, Size], ...]:
+    return tuple((math.log(width / height), (width, height)) for width, height in list_buckets(resolution, step))

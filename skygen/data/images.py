@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from skygen.data.archives import read_bytes
-from skygen.data.framing import crop_box
+from skygen.data.framing import Size, crop_box
 from skygen.data.geotiff import holds_measurements, open_geotiff
-from skygen.data.rejects import Rejects
+from skygen.data.pair import Pair
+from skygen.data.rejects import Reject, Rejects
+from skygen.data.table import PairList
 from skygen.errors import ArchiveError, ImageError, UnavailableError
 
 if TYPE_CHECKING:
@@ -30,6 +34,14 @@ MIN_SIDE = 8
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 """Pillow's other decoders are left out: among them are some that start programs."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two BigTIFF's
+_ORIENTATION = 0x0112
+_ON_ITS_SIDE = (5, 6, 7, 8)
+"""EXIF orientations that make height of width."""
+_ORIENTATION_IN_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""Pieces of a PNG that may say it; they may come after the pixels."""
+_READERS, _READ_TOGETHER = 4, 512
+"""Threads that read files, and files that are handed to them at a time."""
+_GDAL = Lock()
 
 
 def open_image(source: Path | str | bytes) -> Image.Image:
@@ -60,6 +72,61 @@ def open_image(source: Path | str | bytes) -> Image.Image:
             upright = ImageOps.exif_transpose(image)
             _check_size(*upright.size)
             return _to_rgb(upright)
+
+
+def read_size(source: Path | str | bytes) -> Size:
+    """Read width and height of an image, as ``open_image`` would give it, from its header; no pixels are decoded.
+
+    Args:
+        source: a file, whose path may lead through an archive, or its bytes.
+
+    Returns:
+        Of the upright image, in pixels. The image may still turn out to be damaged when it is decoded.
+
+    Raises:
+        ImageError: if it is missing, no image, too large or too small.
+    """
+    with _as_image_error(), _strict_about_bombs():
+        return _read_header(source)
+
+
+def read_sizes(
+    pairs: Sequence[Pair], rejects: Rejects, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Int32[np.ndarray, "_pairs 2"]:
+    """Read width and height of the image of every pair.
+
+    What ``skygen check`` has found is taken from the table; only the headers of the other images are read.
+
+    Args:
+        pairs: whose images are looked at.
+        rejects: where those that cannot be read are noted.
+        progress: is told the images done and in all.
+
+    Returns:
+        Width and height of each, in pixels, upright; 0 and 0 of an image that cannot be read.
+    """
+    sizes = np.zeros((len(pairs), 2), np.int32)
+    if isinstance(pairs, PairList):
+        for place, name in enumerate(("width", "height")):
+            sizes[:, place] = pairs.column(name).fill_null(0).to_numpy()
+        sizes[(sizes <= 0).any(1)] = 0
+    todo = np.flatnonzero(sizes[:, 0] == 0)
+    done = len(pairs) - len(todo)
+    progress(done, len(pairs))
+    # The filters of warnings are the process's: the threads share those that are set around them.
+    with _strict_about_bombs(), ThreadPoolExecutor(_READERS, "size") as pool:
+        for start in range(0, len(todo), _READ_TOGETHER):  # a pool given all of them would queue millions
+            rows = todo[start : start + _READ_TOGETHER]
+            some = [pairs[int(row)] for row in rows]
+            bad = []
+            for row, pair, found in zip(rows, some, pool.map(_try_header, some), strict=True):
+                if isinstance(found, str):
+                    bad.append(Reject(pair.key, found, str(pair.image)))
+                else:
+                    sizes[row] = found
+            rejects.add_all(bad)
+            progress(done + start + len(rows), len(pairs))
+    return sizes
 
 
 def open_readable(places: Sequence[tuple[str, Path]], rejects: Rejects) -> list[tuple[int, Image.Image]]:
@@ -137,6 +204,50 @@ def tensor_to_image(tensor: Float[Tensor, "3 height width"]) -> Image.Image:
 
     pixels = tensor.detach().to("cpu", torch.float32).clamp(-1.0, 1.0).add(1.0).mul(127.5).round()
     return Image.fromarray(pixels.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+
+
+def _try_header(pair: Pair) -> Size | str:
+    """Return the size of a pair's image, or why it cannot be read."""
+    try:
+        with _as_image_error():
+            return _read_header(pair.image)
+    except ImageError as error:
+        return str(error)
+
+
+def _read_header(source: Path | str | bytes) -> Size:
+    data = source if isinstance(source, bytes) else read_bytes(Path(source))
+    if data[:4] in _TIFF and holds_measurements(data):
+        return _read_geotiff_header(data)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_size(*image.size)
+        if image.format == "TIFF":  # Pillow gives the upright size of these
+            return image.size
+        if image.format == "PNG" and any(mark in data for mark in _ORIENTATION_IN_PNG):
+            image.load()
+        exif = Image.Image.getexif(image)  # not PngImageFile's, which decodes every PNG that says nothing
+        width, height = image.size
+        return (height, width) if exif.get(_ORIENTATION) in _ON_ITS_SIDE else (width, height)
+
+
+class _SizeFound(Exception):
+    """Ends the reading of a GeoTIFF where its size is known, before its pixels are read."""
+
+
+def _read_geotiff_header(data: bytes) -> Size:
+    found: list[Size] = []
+
+    def stop(width: int, height: int) -> None:
+        _check_size(width, height)
+        found.append((width, height))
+        raise _SizeFound
+
+    try:
+        with _GDAL:  # rasterio's warnings are silenced for the whole process, one file after the other
+            open_geotiff(data, stop)
+    except _SizeFound:
+        return found[0]
+    raise ImageError("damaged or unreadable: the GeoTIFF does not say how large it is")
 
 
 def _check_size(width: int, height: int) -> None:

@@ -7,46 +7,33 @@ nothing but its step number, ranks share one order without overlap, and no epoch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
-from PIL import Image
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from skygen.data.augmentation import color_jitter, dihedral, random_resized_crop
-from skygen.data.captions import names_a_direction, strip_view_prefix
-from skygen.data.framing import ImageSettings
-from skygen.data.image_metadata import UNKNOWN, ImageMetadata
-from skygen.data.images import fit_image, image_to_tensor, open_image
+from skygen.data.augmentation import color_jitter
+from skygen.data.captions import names_a_direction
+from skygen.data.framing import Framing, ImageSettings, Size, frame, nearest_bucket
+from skygen.data.image_metadata import UNKNOWN, ImageMetadata, describe_image
+from skygen.data.images import image_to_tensor, open_image
 from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects
-from skygen.data.skyscript import view_prefix
 from skygen.data.table import PairList
+from skygen.data.wording import CaptionSettings as CaptionSettings
+from skygen.data.wording import add_metadata
 from skygen.errors import ConfigError, ImageError
 from skygen.seeding import Seeds
 
-
-@dataclass(frozen=True)
-class CaptionSettings:
-    """How a pair's captions become the text of one training example."""
-
-    strip_prefix: bool = False
-    """Drop the fixed opening such as ``a satellite image of``."""
-    view_prefix: bool = False
-    """Open each caption with how it was taken, ``An aerial image. It shows:`` or ``A satellite image. It shows:``, by its
-    source, in the place of its own opening; ``a satellite image of`` where the source is not known."""
-    dropout: float = 0.0
-    """Share of examples trained with an empty caption, which classifier-free guidance needs."""
-
-    def __post_init__(self) -> None:
-        if self.strip_prefix and self.view_prefix:
-            raise ConfigError("captions.view_prefix opens each caption anew: set captions.strip_prefix to false with it")
+_SHUFFLES_KEPT = 2
+"""Batches that are sorted together reach over the end of a round, and then draw from both rounds by turns."""
+_NOT_ASKED = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +94,10 @@ class StoredFeatures(Protocol):
         """
         ...
 
+    def framing(self, row: int) -> Framing:
+        """Return what the features show of an image before it is turned; only asked of one that could be read."""
+        ...
+
 
 class PairStream(Dataset[Example | None]):
     """The endless stream of examples; item ``n`` is the same in every process, worker and resume.
@@ -118,10 +109,12 @@ class PairStream(Dataset[Example | None]):
     Args:
         pairs: the data set; its order is part of the stream.
         images: size, crop and augmentation.
-        captions: prefix and dropout.
+        captions: prefix, ending and dropout.
         seeds: of the run.
         rejects: the ledger of bad images.
         features: what is read in the place of the images, where it is kept.
+        sizes: width and height of the image of each pair, 0 and 0 of an unreadable one, as from ``images.read_sizes``; what
+            an example's shape and text follow from before its image is opened. Where they are left out, the features say it.
     """
 
     def __init__(
@@ -132,31 +125,65 @@ class PairStream(Dataset[Example | None]):
         seeds: Seeds,
         rejects: Rejects,
         features: StoredFeatures | None = None,
+        sizes: Int32[np.ndarray, "_pairs 2"] | None = None,
     ) -> None:
+        if sizes is not None and len(sizes) != len(pairs):
+            raise ValueError(f"there are sizes of {len(sizes)} images and {len(pairs)} pairs; give one of each, in their order")
         self.pairs = pairs
         self.images = images
         self.captions = captions
         self.seeds = seeds
         self.rejects = rejects
         self.features = features
-        self._shuffle: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+        self.sizes = sizes
+        self._shuffles: dict[int, Int64[np.ndarray, " pairs"]] = {}
 
     def __getitem__(self, position: int) -> Example | None:
         row = self._index(position)
         pair = self.pairs[row]
         caption, references, dropped = self._caption(pair, position)
         draw = self.seeds.numpy("example", position)
+        kept = None
         if self.features is not None:
-            kept = self.features.read(row, self._variant(caption, draw))
-            pixels = torch.empty(3, 0, 0)
-            return None if kept is None else Example(pixels, "" if dropped else caption, pair.key, kept, references)
-        try:
-            image = open_image(pair.image)
-        except ImageError as error:
-            self.rejects.add(pair.key, str(error), where=str(pair.image))
-            return None
-        pixels = image_to_tensor(self._augment(image, caption, draw))
-        return Example(pixels, "" if dropped else caption, pair.key, None, references)
+            variant = self._variant(caption, draw)
+            kept = self.features.read(row, variant)
+            if kept is None:
+                return None
+            framing, pixels = self.features.framing(row)._replace(variant=variant), torch.empty(3, 0, 0)
+        else:
+            try:
+                image = open_image(pair.image)
+            except ImageError as error:
+                self.rejects.add(pair.key, str(error), where=str(pair.image))
+                return None
+            framing = frame(image.size, self.images, draw)
+            framing = framing._replace(variant=self._variant(caption, draw))
+            image = framing.apply(image)
+            jitter = self.images.color_jitter
+            pixels = image_to_tensor(color_jitter(image, jitter, draw) if jitter else image)
+        text = "" if dropped else self._text(caption, pair, row, position, framing)
+        metadata = describe_image(pair, framing.scale)
+        return Example(pixels, text, pair.key, kept, references, metadata, framing.sizes)
+
+    def shape_at(self, position: int) -> Size:
+        """Return width and height of the example at a position; no image is opened.
+
+        An image that cannot be read counts as a square.
+
+        Raises:
+            ValueError: shapes differ, and there are neither sizes nor features to know them from.
+        """
+        images = self.images
+        if not images.aspect_buckets:
+            return (images.resolution, images.resolution)
+        row = self._index(position)
+        size = self._size(row) or (1, 1)
+        target = nearest_bucket(size, images.resolution, images.bucket_step)
+        if target[0] == target[1] or images.variants == 1:
+            return target
+        caption, _, _ = self._caption(self.pairs[row], position)
+        turned = self._variant(caption, self.seeds.numpy("example", position)) % 2
+        return (target[1], target[0]) if turned else target
 
     def references(self, limit: int = 0) -> list[tuple[str, ...]]:
         """Return the distinct captions of each pair, as trained on, of at most ``limit`` evenly spaced pairs; 0 is all."""
@@ -165,22 +192,68 @@ class PairStream(Dataset[Example | None]):
         return [self._distinct(self.pairs[row]) for row in rows]
 
     def length_at(self, position: int) -> int:
-        """Return the length in characters of the caption at a position; no image is opened."""
-        caption, _, dropped = self._caption(self.pairs[self._index(position)], position)
-        return 0 if dropped else len(caption)
+        """Return the length in characters of the caption at a position; no image is opened.
+
+        It is exact but for a caption that says a resolution which only the image will tell.
+        """
+        row = self._index(position)
+        pair = self.pairs[row]
+        caption, _, dropped = self._caption(pair, position)
+        return 0 if dropped else len(self._text(caption, pair, row, position, None))
+
+    def texts(self) -> list[str]:
+        """List every text that an example can have, each once: what a store of encoded prompts must hold.
+
+        Raises:
+            ConfigError: captions say the resolution, and each look at an image has another.
+            ValueError: captions say the resolution, and there are neither sizes nor features to know it from.
+        """
+        share = self.captions.metadata_suffix
+        if share and self.images.random_resized_crop:
+            raise ConfigError(
+                "captions.metadata_suffix says a resolution that images.random_resized_crop changes at each look, so that "
+                "the prompts cannot be kept: set one of them off"
+            )
+        found: dict[str, None] = {"": None} if self.captions.dropout else {}
+        for row, (captions, source) in enumerate(self._captions_and_sources()):
+            prepared = self.captions.prepare(captions, source)
+            if share < 1:
+                found |= dict.fromkeys(prepared)
+            if share:
+                pair, scale = self.pairs[row], self._scale(row, None)
+                found |= dict.fromkeys(add_metadata(caption, pair, scale) for caption in prepared)
+        return list(found)
 
     def only_upright(self) -> Bool[np.ndarray, " pairs"]:
         """Say of each pair whether all its captions name a direction, so that its image is never turned."""
         return np.array([all(map(names_a_direction, captions)) for captions in self.references()], dtype=bool)
 
-    def _augment(self, image: Image.Image, caption: str, draw: np.random.Generator) -> Image.Image:
-        settings = self.images
-        if settings.random_resized_crop:
-            image = random_resized_crop(image, settings.resolution, draw)
-        else:
-            image = fit_image(image, settings.resolution, mode="crop" if settings.crop else "squash", generator=draw)
-        image = dihedral(image, self._variant(caption, draw))
-        return color_jitter(image, settings.color_jitter, draw) if settings.color_jitter else image
+    def _size(self, row: int) -> Size | None:
+        """Return width and height of an image that is not opened; None of one that cannot be read."""
+        if self.sizes is None:
+            if self.features is None:
+                raise ValueError("nothing says how large the images are: give the stream sizes, see images.read_sizes")
+            self.sizes = np.full((len(self.pairs), 2), _NOT_ASKED, np.int32)
+        if self.sizes[row, 0] == _NOT_ASKED and self.features is not None:
+            readable = self.features.read(row, 0) is not None
+            self.sizes[row] = self.features.framing(row).original if readable else (0, 0)
+        width, height = self.sizes[row].tolist()
+        return (width, height) if width else None
+
+    def _scale(self, row: int, framing: Framing | None) -> float | None:
+        """Return how much an image is enlarged, as its text says it: of known sizes the same as ``texts`` has foreseen."""
+        if self.images.random_resized_crop or (framing is not None and self.sizes is None and self.features is None):
+            return None if framing is None else framing.scale
+        size = self._size(row)
+        return None if size is None else frame(size, self.images).scale
+
+    def _text(self, caption: str, pair: Pair, row: int, position: int, framing: Framing | None) -> str:
+        """Put the ending to a caption, where it is to have one."""
+        share = self.captions.metadata_suffix
+        if not share or self.seeds.numpy("metadata", position).random() >= share:
+            return caption
+        foreseen = framing is not None or self.sizes is not None or self.features is not None
+        return add_metadata(caption, pair, self._scale(row, framing) if foreseen else None)
 
     def _variant(self, caption: str, draw: np.random.Generator) -> int:
         """Draw how the image is turned; one whose caption says left or north stays as it is."""
@@ -195,18 +268,23 @@ class PairStream(Dataset[Example | None]):
         return chosen, captions, bool(draw.random() < self.captions.dropout)
 
     def _distinct(self, pair: Pair) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self._prepare(caption, pair) for caption in pair.captions))
+        return self.captions.prepare(pair.captions, pair.source)
 
-    def _prepare(self, caption: str, pair: Pair) -> str:
-        if self.captions.view_prefix:
-            return view_prefix(pair.source) + strip_view_prefix(caption)
-        return strip_view_prefix(caption) if self.captions.strip_prefix else caption
+    def _captions_and_sources(self) -> Iterator[tuple[Sequence[str], str | None]]:
+        if not isinstance(self.pairs, PairList):
+            yield from ((pair.captions, pair.source) for pair in self.pairs)
+            return
+        columns = [self.pairs.column(name).chunks for name in ("captions", "source")]  # making five million pairs takes minutes
+        for captions, sources in zip(*columns, strict=True):
+            yield from zip(captions.to_pylist(), sources.to_pylist(), strict=True)
 
     def _index(self, position: int) -> int:
         epoch, offset = divmod(position, len(self.pairs))
-        if self._shuffle[0] != epoch:
-            self._shuffle = (epoch, self._draw_epoch(epoch))
-        return int(self._shuffle[1][offset])
+        if epoch not in self._shuffles:
+            if len(self._shuffles) == _SHUFFLES_KEPT:
+                del self._shuffles[next(iter(self._shuffles))]
+            self._shuffles[epoch] = self._draw_epoch(epoch)
+        return int(self._shuffles[epoch][offset])
 
     def _draw_epoch(self, epoch: int) -> Int64[np.ndarray, " pairs"]:
         draw = self.seeds.numpy("order", epoch)

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from skygen.data.image_metadata import UNKNOWN, ImageMetadata
 from skygen.generation.prompts import Prompt
 from skygen.generation.provenance import save_synthetic
 from skygen.models.diffusion import Diffusion
@@ -67,6 +68,7 @@ def draw_samples(
     seeds: Seeds,
     folder: Path,
     origin: dict[str, Any],
+    metadata: ImageMetadata = UNKNOWN,
 ) -> Iterator[Sample]:
     """Draw, select and save pictures, a batch at a time.
 
@@ -80,6 +82,7 @@ def draw_samples(
         seeds: candidate ``c`` of picture ``i`` starts from the seed derived from (``image``, i, c).
         folder: gets ``images/NNNNNN.png`` and, line by line, ``metadata.jsonl``.
         origin: noted in every picture and line: base model, adapter, ``model`` (``tuned`` or ``base``).
+        metadata: how the pictures are to look as if taken, for a model that is told it.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     per_batch = max(1, generation.batch_size // selection.candidates)
@@ -94,6 +97,7 @@ def draw_samples(
             num_inference_steps=generation.num_inference_steps,
             guidance_scale=generation.guidance_scale,
             resolution=generation.resolution,
+            metadata=[metadata] * len(texts),
         )
         scores = [float(score) for score in scorer.similarity(images, texts)] if scorer else [0.0] * len(jobs)
         for place, index in enumerate(chunk):

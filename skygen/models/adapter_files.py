@@ -20,28 +20,28 @@ ABOUT_FILE = "skygen.json"
 
 
 def save_diffusers(
-    folder: Path,
-    state: Mapping[str, Tensor],
-    config: Any,
-    pipeline_class: str = "StableDiffusionPipeline",
-    prefix: str = "unet",
+    folder: Path, states: Mapping[str, Mapping[str, Tensor]], configs: Mapping[str, Any], pipeline_class: str
 ) -> Path:
     """Write PEFT's own key names, which round-trip for every target, with the alpha that bare weights would lose.
 
     Args:
         folder: gets ``pytorch_lora_weights.safetensors``.
-        state: of the adapted network, without prefix.
-        config: PEFT's, kept in the file's metadata.
+        states: of each adapted part of the pipeline, such as ``unet``, which the keys in the file begin with.
+        configs: PEFT's of the same parts, kept in the file's metadata.
         pipeline_class: of diffusers, whose ``load_lora_weights`` is to read it.
-        prefix: the adapted part of that pipeline, ``unet`` or ``transformer``, which every key begins with.
 
     Returns:
         The path of the weights.
     """
     import diffusers
 
-    metadata = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
-    layers = {f"{prefix}_lora_layers": dict(state), f"{prefix}_lora_adapter_metadata": metadata}
+    layers: dict[str, Any] = {}
+    for part, state in states.items():
+        settings = configs[part].to_dict()
+        layers[f"{part}_lora_layers"] = dict(state)
+        layers[f"{part}_lora_adapter_metadata"] = {
+            name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()
+        }
     getattr(diffusers, pipeline_class).save_lora_weights(folder, **layers)
     path = folder / "pytorch_lora_weights.safetensors"
     _sort_metadata(path)
@@ -71,13 +71,12 @@ def save_peft(folder: Path, state: Mapping[str, Tensor], config: Any) -> Path:
     return path
 
 
-def compare(path: Path, state: Mapping[str, Tensor], prefix: str = "unet") -> None:
-    """Read the weights back, and raise StorageError where they are not those in memory; ``prefix`` as in ``save_diffusers``."""
+def compare(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Read the weights back, and raise StorageError where they are not those in memory, by the names in the file."""
     from safetensors.torch import load_file
 
     read = load_file(path)
-    stripped = {name.removeprefix(PEFT_PREFIX).removeprefix(f"{prefix}."): tensor for name, tensor in read.items()}
-    if stripped.keys() != state.keys() or not all(torch.equal(stripped[name], state[name]) for name in state):
+    if read.keys() != state.keys() or not all(torch.equal(read[name], state[name]) for name in state):
         raise StorageError(f"{path}: what was read back differs from the adapter in memory; the disk cannot be trusted.")
 
 

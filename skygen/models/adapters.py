@@ -12,6 +12,7 @@ from torch import nn
 
 from skygen.errors import ConfigError
 from skygen.models.adapter_files import (
+    PEFT_PREFIX,
     compare,
     load_values,
     read_about,
@@ -53,7 +54,10 @@ class LoraSettings:
 class Trained(Protocol):
     """What a fine-tuning trains and leaves behind: an ``Adapter`` or a ``WholeModel``."""
 
-    folder_name: ClassVar[str]
+    @property
+    def folder_name(self) -> str:
+        """Where it is saved, below the run's folder."""
+        ...
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -171,7 +175,7 @@ class Adapter:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(self.network).items()}
         folder.mkdir(parents=True, exist_ok=True)
         path = save_peft(folder, state, self.config)
-        compare(path, state)
+        compare(path, {PEFT_PREFIX + name: tensor for name, tensor in state.items()})
         if self.about:
             write_about(folder, self.about)
 

@@ -117,7 +117,7 @@ def _describe(modules: Sequence[LoraModule], diffusion: Any, base: str, title: s
         diffusion.pipeline.unet.config,
         base=Path(base).name if Path(base).is_dir() else base,  # a folder's path is nobody else's business
         title=title,
-        prediction_type=diffusion.prediction_type,
+        prediction_type=diffusion.family.noising.prediction_type,
         resolution=diffusion.resolution,
         zero_terminal_snr=read_about(source.parent).get("zero_terminal_snr"),
     )

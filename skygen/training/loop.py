@@ -7,10 +7,12 @@ clipping; all randomness is keyed by (seed, purpose, step, rank); an update with
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,74 +26,22 @@ from skygen.errors import ConfigError, Preempted, SkygenError
 from skygen.runs import StopSignal
 from skygen.training.learner import JointLearner, Learner
 from skygen.training.optimizer import (
-    OptimizerSettings,
     build_optimizer,
+    count_state_bytes,
     learning_rate_at,
     optimizer_tensors,
     restore_optimizer,
     step_unless,
 )
+from skygen.training.reduction import clip_mean_gradient, require_agreement, sum_over_processes
+from skygen.training.settings import TrainSettings as TrainSettings
+from skygen.training.settings import count_saves, describe_plan
+from skygen.training.sharding import is_sharded
+from skygen.training.step import Step as Step
+
+logger = logging.getLogger("skygen")
 
 MOST_SKIPPED_IN_A_ROW = 10
-
-
-@dataclass(frozen=True)
-class TrainSettings(OptimizerSettings):
-    """How long, how much at a time, and how often to save."""
-
-    max_train_steps: int = 1000
-    """Updates in all, those before a resume included."""
-    train_batch_size: int = 8
-    """Images per process and micro-batch."""
-    gradient_accumulation_steps: int = 1
-    """Micro-batches in an update."""
-    checkpointing_steps: int = 500
-    """A checkpoint every so many updates, and at the end."""
-    checkpoints_total_limit: int = 2
-    """Checkpoints kept; 0 keeps all."""
-    ema_decay: float = 0.0
-    """Decay of the running mean of the trained parameters that is exported in their place; 0 is off."""
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """Precision of the forward pass; what is trained stays float32."""
-    dataloader_num_workers: int = 0
-    """Processes that decode images beside the training."""
-    group_by_length: bool = False
-    """Put captions of about one length into a batch, so that less of it is padding."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One update, as it is logged.
-
-    Args:
-        step: updates done, this one included.
-        total: updates of the whole run.
-        loss: mean over the examples of the update.
-        gradient_norm: before clipping.
-        learning_rate: of this update.
-        images_per_second: over all processes.
-        data_seconds: that this process waited for data.
-        images: examples in the update, over all processes.
-        skipped: the loss or gradient was not finite, and the update was left out.
-    """
-
-    step: int
-    total: int
-    loss: float
-    gradient_norm: float
-    learning_rate: float
-    images_per_second: float
-    data_seconds: float
-    images: int
-    skipped: bool
-
-    def due(self, every: int) -> bool:
-        """Say whether something done ``every`` so many steps is due now; the last step is always due, 0 is never."""
-        return every > 0 and (self.step % every == 0 or self.step == self.total)
-
-    def record(self) -> dict[str, Any]:
-        """Return the line of ``log.jsonl``."""
-        return asdict(self)
 
 
 class Trainer:
@@ -136,16 +86,21 @@ class Trainer:
         self.optimizer = build_optimizer(self.parameters, settings)
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if settings.ema_decay else {}
         self._stop = StopSignal()
+        self._sharded = is_sharded(learner.network)
+        side = stream.images.resolution
+        self._stand_in = Batch(torch.zeros(1, 3, side, side), ("",), ("",))  # see _join
 
     def steps(self) -> Iterator[Step]:
         """Continue from the newest checkpoint, and yield after every update until ``max_train_steps``.
 
         Raises:
             Preempted: a signal asked for the end; the state is saved.
-            SkygenError: ten updates in a row were not finite.
+            StorageError: there is no room for the checkpoints to come.
+            SkygenError: ten updates in a row were not finite, or the processes do not hold the same parameters.
         """
         settings = self.settings
         self.restore()
+        self._begin()
         self.learner.network.train()
         positions = Positions(
             first=self.step * settings.gradient_accumulation_steps,
@@ -153,12 +108,15 @@ class Trainer:
             batch_size=settings.train_batch_size,
             rank=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
-            grouping=Grouping(self.stream.length_at, self.stream.seeds) if settings.group_by_length else None,
+            grouping=Grouping.of(self.stream, by_length=settings.group_by_length),
         )
         batches = iter(load_micro_batches(self.stream, positions, settings.dataloader_num_workers))
-        skipped_in_a_row = 0
+        skipped_in_a_row, agreed = 0, False
         while self.step < settings.max_train_steps:
             step, stop = self._update(batches)
+            if not agreed:
+                self._require_agreement()
+                agreed = True
             skipped_in_a_row = skipped_in_a_row + 1 if step.skipped else 0
             yield step
             if skipped_in_a_row == MOST_SKIPPED_IN_A_ROW:
@@ -171,7 +129,13 @@ class Trainer:
                 raise Preempted(f"stopped by a signal after step {self.step}; the same command continues.")
 
     def save(self) -> None:
-        """Write a checkpoint (on the main process) and wait for it (on the others)."""
+        """Write a checkpoint (on the main process) and wait for it (on the others).
+
+        Raises:
+            SkygenError: the processes do not hold the same parameters; nothing is written.
+            StorageError: the disk is full or refuses.
+        """
+        self._require_agreement()
         if self.accelerator.is_main_process:
             tensors: dict[str, Mapping[str, Tensor]] = {
                 "parameters": self.parameters,
@@ -211,6 +175,20 @@ class Trainer:
                 tensor.copy_(checkpoint.tensors["average"][name])
         restore_optimizer(self.optimizer, self.parameters, checkpoint.tensors["optimizer"])
         self.step = checkpoint.step
+        if self.accelerator.is_main_process:
+            logger.info(f"continues after step {self.step} of {self.settings.max_train_steps}")
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the parameters be for a while what would be exported now: their running mean, where there is one."""
+        own = {name: self.parameters[name].detach().clone() for name in self.average}
+        self.adopt_average()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, tensor in own.items():
+                    self.parameters[name].copy_(tensor)
 
     def adopt_average(self) -> None:
         """Put the running mean in the place of the trained parameters, for export; without one, do nothing."""
@@ -218,21 +196,37 @@ class Trainer:
             for name, tensor in self.average.items():
                 self.parameters[name].copy_(tensor)
 
+    def _begin(self) -> None:
+        """Before the first update: all processes stand at one point, the disk has room, and the plan is said."""
+        self._require_agreement()
+        left = self.settings.max_train_steps - self.step
+        if left <= 0 or not self.accelerator.is_main_process:
+            return
+        values = sum(parameter.numel() for parameter in self.parameters.values())
+        size_bytes = 4 * values * (2 if self.average else 1) + count_state_bytes(self.parameters, self.settings)
+        self.checkpoints.require_room(size_bytes, count_saves(self.settings, left))
+        logger.info(describe_plan(self.settings, self.accelerator.num_processes))
+
+    def _require_agreement(self) -> None:
+        averages = {f"the mean of {name}": tensor for name, tensor in self.average.items()}
+        require_agreement(self.accelerator, self.step, {**self.parameters, **averages})
+
     def _update(self, batches: Iterator[tuple[Batch, ...]]) -> tuple[Step, bool]:
         settings, start = self.settings, time.perf_counter()
         self.optimizer.zero_grad(set_to_none=False)
         losses, images, data_seconds = [], 0, 0.0
         for micro_batch in range(settings.gradient_accumulation_steps):
             waiting = time.perf_counter()
-            parts = [part.to(self.accelerator.device) for part in next(batches)]
+            micro = next(batches)
+            parts = [part.to(self.accelerator.device) for part in micro]
             data_seconds += time.perf_counter() - waiting
             for part, batch in enumerate(parts):
                 losses.append(self._accumulate(batch, micro_batch, part))
                 images += len(batch.keys)
-            if not parts and isinstance(self.learner, JointLearner):
-                self.learner.join()
-        sums = self._reduce(losses, images)
-        norm = self._scale_gradient(sums[1])
+            self._join(micro, micro_batch)
+        counts = (float(images), float(self._stop.requested))
+        sums = sum_over_processes(self.accelerator, losses, counts, self.parameters)
+        norm = clip_mean_gradient(list(self.parameters.values()), sums[1], settings.max_grad_norm)
         finite = torch.isfinite(norm) & torch.isfinite(sums[0])
         learning_rate = learning_rate_at(self.step, settings.max_train_steps, settings)
         self._apply(learning_rate, leave_out=~finite | (sums[1] == 0))
@@ -252,44 +246,35 @@ class Trainer:
         )
         return record, bool(stop)
 
-    def _accumulate(self, batch: Batch, micro_batch: int, part: int) -> Float[Tensor, ""]:
+    def _join(self, parts: tuple[Batch, ...], micro_batch: int) -> None:
+        """Do this process's part in what all processes do together, where it has read no image.
+
+        A sharded network waits for every process to call it: one without images calls it with an earlier batch that counts for
+        nothing.
+        """
+        if not parts and isinstance(self.learner, JointLearner):
+            self.learner.join()
+        if not self._sharded:
+            return
+        if len(parts) > 1:
+            raise ConfigError(
+                f"step {self.step + 1}: FSDP needs images of one shape in a micro-batch; set --images.aspect_buckets false."
+            )
+        if parts:
+            self._stand_in = parts[0]
+        else:
+            self._accumulate(self._stand_in.to(self.accelerator.device), micro_batch, 0, weight=0.0)
+
+    def _accumulate(self, batch: Batch, micro_batch: int, part: int, weight: float = 1.0) -> Float[Tensor, ""]:
         """Add the gradient of the summed losses of the images of one shape; return that sum, still on the device."""
         position = (self.step, micro_batch, self.accelerator.process_index, *([part] if part else []))
         seeds = self.stream.seeds
         seeds.reset_global("dropout", *position)
         with self.accelerator.autocast():
             losses = self.learner.loss(batch, seeds.generator("noise", *position))
-        total = losses.float().sum()
+        total = weight * losses.float().sum()
         total.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
         return total.detach()
-
-    def _reduce(self, losses: Sequence[Float[Tensor, ""]], images: int) -> Float[Tensor, 3]:
-        """Add up losses, counts, stop requests and gradients over all processes.
-
-        Returns:
-            Loss, images, and processes that ask for the end; on the device.
-        """
-        device = self.accelerator.device
-        precision = torch.float32 if device.type == "mps" else torch.float64
-        counts = torch.tensor([float(images), float(self._stop.requested)], dtype=precision).to(device, non_blocking=True)
-        loss = torch.stack(list(losses)).to(precision).sum() if losses else torch.zeros((), dtype=precision, device=device)
-        own = torch.cat([loss[None], counts])
-        if self.accelerator.num_processes > 1:
-            own = self.accelerator.reduce(own, "sum")
-            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters.values()]
-            flat = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
-            parts = flat.split([gradient.numel() for gradient in gradients])
-            for parameter, part in zip(self.parameters.values(), parts, strict=True):
-                parameter.grad = part.view_as(parameter)
-        return own
-
-    def _scale_gradient(self, images: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Turn summed gradients into the mean over ``images``, clip them, and return their norm before clipping."""
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        if gradients:  # none yet where not one image of the first update could be read
-            torch._foreach_mul_(gradients, (1.0 / images.clamp(min=1)).float())
-        limit = self.settings.max_grad_norm or float("inf")
-        return torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), limit).to(self.accelerator.device)
 
     def _apply(self, learning_rate: float, leave_out: Bool[Tensor, ""]) -> None:
         """Move the parameters and their running mean, unless the update is to be left out, which the device alone knows."""
@@ -312,6 +297,7 @@ class Trainer:
             "images": asdict(self.stream.images),
             "captions": asdict(self.stream.captions),
             "processes": self.accelerator.num_processes,
+            "optimizer": self.settings.optimizer,
             "train_batch_size": self.settings.train_batch_size,
             "gradient_accumulation_steps": self.settings.gradient_accumulation_steps,
             "ema_decay": self.settings.ema_decay,

@@ -7,7 +7,6 @@ shards that are there. Damage is found out: a shard that cannot be read is left 
 from __future__ import annotations
 
 import logging
-import shutil
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -21,7 +20,6 @@ import torch
 from jaxtyping import Float, Int64, UInt8, UInt64
 from torch import Tensor
 
-from skygen.data.downloads.plan import to_words
 from skygen.errors import DataError, StorageError
 from skygen.storage import storage_error, writing
 
@@ -161,22 +159,6 @@ class TensorStore:
         index = self._index
         parts = [index.find(keys[start : start + _AT_ONCE]) for start in range(0, len(keys), _AT_ONCE)]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-    def require_room(self, size_bytes: int, mend: str) -> int:
-        """Return how many bytes are free on the disk of the folder.
-
-        Args:
-            size_bytes: what is to be written.
-            mend: what could be done about too little, as the last words of the error.
-
-        Raises:
-            StorageError: there is not so much room.
-        """
-        place = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
-        free = shutil.disk_usage(place).free
-        if size_bytes > free:
-            raise StorageError(f"{self.folder}: {to_words(size_bytes)} are needed and {to_words(free)} are free; {mend}.")
-        return free
 
     def forget_keys(self) -> None:
         """Free the memory that the keys take; ``locate`` would read them again."""

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skygen.data.augmentation import QUARTER_TURNS, color_jitter, dihedral, random_resized_crop
-from skygen.data.framing import ImageSettings
+from skygen.data.augmentation import QUARTER_TURNS, color_jitter, dihedral
+from skygen.data.framing import ImageSettings, frame
 from skygen.errors import ConfigError
 from skygen.seeding import Seeds
 
@@ -14,6 +14,10 @@ def picture(width: int, height: int) -> Image.Image:
     """A picture whose red says the column and whose green says the row."""
     rows, columns = np.mgrid[0:height, 0:width]
     return Image.fromarray(np.stack([columns, rows, np.full_like(rows, 90)], axis=-1).astype(np.uint8))
+
+
+def random_resized_crop(image: Image.Image, resolution: int, draw: np.random.Generator) -> Image.Image:
+    return frame(image.size, ImageSettings(resolution, random_resized_crop=True), draw).apply(image)
 
 
 def test_a_resized_crop_keeps_two_thirds_of_the_area_and_moves() -> None:

@@ -38,12 +38,13 @@ from skygen.data.downloads import plan as download_plan
 from skygen.data.downloads import unpacking
 from skygen.data.downloads.catalogue import BASE_URL, GROUPS, PUBLISHED, find_files
 from skygen.data.downloads.job import Outcome, download
-from skygen.data.downloads.plan import Item, format_plan, plan, to_words
+from skygen.data.downloads.plan import Item, format_plan, plan
 from skygen.data.downloads.receipts import Busy, alone, read_receipts
 from skygen.data.downloads.server import Missing, Patience, answering, read_retry_after, seconds_to_wait
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError, DataError, StorageError, UnavailableError
 from skygen.models.backbones import SKYSCRIPT_BACKBONES
+from skygen.storage import to_words
 
 META = "meta2.zip"
 TABLE = "SkyScript_val_5K_filtered_by_CLIP_laion_RS"

@@ -2,17 +2,23 @@ from __future__ import annotations
 
 import io
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 
 from skygen.data.augmentation import dihedral
-from skygen.data.images import fit_image, image_to_tensor, open_image, tensor_to_image
+from skygen.data.images import fit_image, image_to_tensor, open_image, read_size, read_sizes, tensor_to_image
+from skygen.data.pair import Pair
+from skygen.data.rejects import Rejects, read_rejects
+from skygen.data.table import PairList
 from skygen.errors import ImageError
 from skygen.seeding import Seeds
 
@@ -230,3 +236,115 @@ def test_real_overhead_images_open(shared_data: Callable[[str], Path], folder: s
         image = open_image(path)
         assert image.mode == "RGB"
         assert np.asarray(fit_image(image, 32)).std() > 3, path.name
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_a_size_is_read_upright_from_the_header(form: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(PIXELS), form, exif=exif)
+    assert read_size(data) == open_image(data).size == ((40, 60) if orientation >= 5 else (60, 40))
+
+
+HELD = {"JPEG": "RGB L", "PNG": "RGB L P 1 RGBA I;16", "TIFF": "RGB L P 1 RGBA I;16", "BMP": "RGB L P 1", "GIF": "RGB L P 1"}
+
+
+@pytest.mark.parametrize(("form", "mode"), [(form, mode) for form, modes in HELD.items() for mode in modes.split()])
+def test_a_size_is_that_of_the_opened_image_in_every_format(form: str, mode: str) -> None:
+    image = Image.fromarray(PIXELS[..., 0].astype(np.uint16)) if mode == "I;16" else Image.fromarray(PIXELS).convert(mode)
+    data = encode(image, form)
+    assert read_size(data) == open_image(data).size == (60, 40)
+
+
+@pytest.mark.parametrize("kind", [b"eXIf", b"tEXt"])
+def test_an_orientation_that_a_png_says_after_its_pixels_counts(kind: bytes) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    raw = exif.tobytes()
+    text = b"Raw profile type exif\0\nexif\n%8d\n" % len(raw) + raw.hex().encode() + b"\n"
+    body = raw.removeprefix(b"Exif\0\0") if kind == b"eXIf" else text
+    plain = encode(Image.fromarray(PIXELS))
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    data = plain[:-12] + chunk + plain[-12:]
+    assert read_size(data) == open_image(data).size == (40, 60)
+    assert read_size(plain) == (60, 40)
+
+
+def test_a_size_is_refused_for_the_reasons_that_an_image_is(tmp_path: Path) -> None:
+    small = encode(Image.new("RGB", (7, 100)))
+    large = [png_header(*size) for size in ((7000, 7000), (16_385, 100))]
+    wrong: list[Path | bytes] = [tmp_path / "absent.jpg", tmp_path, b"no image", b"", small, *large]
+    for source in wrong:
+        with pytest.raises(ImageError) as opened:
+            open_image(source)
+        with pytest.raises(ImageError) as measured:
+            read_size(source)
+        assert str(measured.value) == str(opened.value)
+    assert len(wrong) == 7
+
+
+def test_no_pixels_are_decoded_for_a_size() -> None:
+    data = encode(Image.fromarray(np.tile(PIXELS, (10, 10, 1))), "JPEG")
+    assert read_size(data[: len(data) // 2]) == (600, 400)
+    with pytest.raises(ImageError, match="truncated"):
+        open_image(data[: len(data) // 2])
+
+
+def test_real_images_of_every_kind_have_the_size_that_they_open_with(shared_data: Callable[[str], Path]) -> None:
+    folders = ("captioning_samples_rsicd_ucm_sydney", "geotiff", "deepforest_neon", "sahi_aerial")
+    suffixes = {".tif", ".tiff", ".png", ".jpg", ".jpeg"}
+    paths = [path for folder in folders for path in sorted(shared_data(folder).rglob("*")) if path.suffix.lower() in suffixes]
+    assert len(paths) >= 32
+    for path in paths:
+        assert read_size(path) == open_image(path).size, path
+
+
+def make_pairs(folder: Path, count: int) -> list[Pair]:
+    pairs = []
+    for number in range(count):
+        path = folder / f"{number}.png"
+        Image.new("RGB", (8 + number % 90, 9 + number % 70)).save(path)
+        pairs.append(Pair(path.name, path, ("a field",)))
+    return pairs
+
+
+def test_sizes_of_many_come_in_order_and_the_unreadable_are_noted(tmp_path: Path) -> None:
+    pairs = make_pairs(tmp_path, 600)
+    (tmp_path / "17.png").write_bytes(b"no image")
+    (tmp_path / "599.png").unlink()
+    told: list[tuple[int, int]] = []
+    rejects = Rejects(tmp_path / "rejects.jsonl")
+    sizes = read_sizes(pairs, rejects, lambda done, total: told.append((done, total)))
+    assert (sizes.dtype, sizes.shape) == (np.dtype("int32"), (600, 2))
+    good = [(0, 0) if number in (17, 599) else (8 + number % 90, 9 + number % 70) for number in range(600)]
+    assert list(map(tuple, sizes.tolist())) == good
+    assert [(entry.key, entry.reason.split(" (")[0]) for entry in read_rejects(tmp_path / "rejects.jsonl")] == [
+        ("17.png", "not an image in a format read here"),
+        ("599.png", "missing: no such file"),
+    ]
+    assert told == [(0, 600), (512, 600), (600, 600)]
+    assert read_sizes([], rejects).shape == (0, 2)
+
+
+def test_sizes_that_a_check_has_found_are_taken_from_the_table(tmp_path: Path) -> None:
+    chosen = PairList.of(make_pairs(tmp_path, 9), tmp_path)
+    (part,) = chosen.tables
+    table = part.table
+    for name, values in (("width", [100, None, 300]), ("height", [50, None, 60])):
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(name), pa.array(values * 3, pa.int32()))
+    known = PairList([replace(part, table=table)], np.array([0, 1, 2, 8, 4]))
+    (tmp_path / "0.png").unlink()  # nobody looks at it
+    rejects = Rejects(None)
+    assert read_sizes(known, rejects).tolist() == [[100, 50], [9, 10], [300, 60], [300, 60], [12, 13]]
+    assert rejects.count == 0
+
+
+def test_sizes_of_an_archive_are_read_without_unpacking_it(tmp_path: Path) -> None:
+    make_pairs(tmp_path, 3)
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        for number in range(3):
+            archive.write(tmp_path / f"{number}.png", f"pictures/{number}.png")
+    members = [tmp_path / "pictures.zip" / "pictures" / f"{number}.png" for number in range(3)]
+    assert list(map(read_size, members)) == [(8, 9), (9, 10), (10, 11)]

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from skygen.data.augmentation import dihedral
 from skygen.data.batches import Positions, collate, load_batches, load_micro_batches
-from skygen.data.framing import ImageSettings
-from skygen.data.images import image_to_tensor, open_image
+from skygen.data.framing import Framing, ImageSettings, frame
+from skygen.data.images import image_to_tensor, open_image, read_sizes
 from skygen.data.loading import Batch, CaptionSettings, PairStream, fingerprint, resample_systematically
 from skygen.data.pair import Pair
 from skygen.data.pairs import PairSettings, read_pairs
@@ -293,6 +295,9 @@ def test_kept_features_stand_for_the_images(pairs: list[Pair]) -> None:
             asked.append((row, variant))
             return None if row == 0 else torch.full((2, 3), float(10 * row + variant))
 
+        def framing(self, row: int) -> Framing:
+            return frame(open_image(pairs[row].image).size, images)
+
     images = replace(SMALL, crop=False)
     kept = PairStream(pairs, images, CaptionSettings(), Seeds(1), Rejects(None), Kept())
     looked = PairStream(pairs, images, CaptionSettings(), Seeds(1), Rejects(None))
@@ -310,3 +315,191 @@ def test_kept_features_stand_for_the_images(pairs: list[Pair]) -> None:
         variant = int(batch.features[row, 0, 0]) - 10 * source
         square = open_image(pairs[source].image).resize((16, 16), 3)
         assert torch.equal(pictures.pixels[place], image_to_tensor(dihedral(square, variant)))
+
+
+def in_shapes(folder: Path, count: int) -> list[Pair]:
+    """Make pairs of pictures of three proportions, every seventh too damaged to read; captions say how each was taken."""
+    pairs = []
+    for number in range(count):
+        path = folder / f"{number}.png"
+        Image.new("RGB", [(40, 40), (80, 50), (50, 80)][number % 3], (number % 256, 0, 0)).save(path)
+        if number % 7 == 6:
+            path.write_bytes(b"no image")
+        captions = (f"a satellite image of field {number % 5}", "a lake in the north.") if number % 2 else ("a lake.",)
+        time = datetime(2020, 1 + number % 12, 1, tzinfo=UTC)
+        pairs.append(Pair(path.name, path, captions, source="US" if number % 4 else None, gsd=1.0, time=time))
+    return pairs
+
+
+BUCKETED = ImageSettings(resolution=32, aspect_buckets=True, bucket_step=8)
+
+
+def test_each_example_says_how_it_was_framed_and_taken(pairs: list[Pair]) -> None:
+    for images in (SMALL, replace(SMALL, random_resized_crop=True), replace(SMALL, center_crop=True), BUCKETED):
+        examples = [example for position in range(40) if (example := stream(pairs, images)[position]) is not None]
+        assert len(examples) == 40
+        for example in examples:
+            pair = next(pair for pair in pairs if pair.key == example.key)
+            size = open_image(pair.image).size
+            assert example.sizes is not None
+            assert sorted(example.sizes[:2]) == sorted(size)
+            assert example.sizes[4:] == tuple(example.pixels.shape[1:])
+            assert example.metadata.source == pair.source
+            assert pair.gsd is not None and example.metadata.gsd is not None
+            if images.random_resized_crop:
+                assert example.metadata.gsd <= pair.gsd * max(size) / 16 + 1e-9
+            else:
+                assert example.metadata.gsd == pytest.approx(pair.gsd / frame(size, images).scale)
+    (batch,) = load_batches(stream(pairs, SMALL), Positions(0, 1, 8))
+    assert batch.sizes is not None and (batch.sizes.shape, batch.sizes.dtype) == ((8, 6), torch.float32)
+    assert len(batch.metadata) == 8
+
+
+def test_the_middle_is_shown_each_time_where_that_is_asked_for(pairs: list[Pair], tmp_path: Path) -> None:
+    wide = Image.fromarray(Seeds(0).numpy("pixels").integers(0, 256, (16, 90, 3), dtype=np.uint8))
+    wide.save(tmp_path / "wide.png")
+    only = [replace(pairs[0], image=tmp_path / "wide.png")]
+    images = replace(SMALL, center_crop=True, random_dihedral=False)
+    middle = image_to_tensor(wide.crop((37, 0, 53, 16)))
+    examples = [stream(only, images)[position] for position in range(20)]
+    assert all(example is not None and torch.equal(example.pixels, middle) for example in examples)
+    assert len({example.sizes for position in range(20) if (example := stream(only, SMALL)[position]) is not None}) > 10
+
+
+def test_the_shape_of_an_example_is_known_before_its_image_is_opened(tmp_path: Path) -> None:
+    pairs = in_shapes(tmp_path, 40)
+    rejects = Rejects(tmp_path / "rejects.jsonl")
+    sizes = read_sizes(pairs, rejects)
+    known = PairStream(pairs, BUCKETED, CaptionSettings(), Seeds(1), rejects, sizes=sizes)
+    shapes = Counter[tuple[int, int]]()
+    for position in range(200):
+        example, (width, height) = known[position], known.shape_at(position)
+        assert example is not None or (width, height) == (32, 32)
+        if example is not None:
+            assert tuple(example.pixels.shape) == (3, height, width)
+            shapes[width, height] += 1
+    assert sorted(shapes) == [(24, 40), (32, 32), (40, 24)]
+    assert min(shapes.values()) > 30
+    assert rejects.count == 5
+    for image in tmp_path.glob("*.png"):
+        image.unlink()
+    assert known.shape_at(3) == known.shape_at(3)  # no image is opened
+    with pytest.raises(ValueError, match="nothing says how large the images are"):
+        stream(pairs, BUCKETED).shape_at(0)
+    assert stream(pairs, SMALL).shape_at(0) == (16, 16)
+    with pytest.raises(ValueError, match="there are sizes of 3 images and 40 pairs"):
+        PairStream(pairs, BUCKETED, CaptionSettings(), Seeds(1), rejects, sizes=sizes[:3])
+
+
+def test_kept_features_say_the_shape_and_the_framing_too(tmp_path: Path) -> None:
+    pairs = in_shapes(tmp_path, 21)
+    sizes = read_sizes(pairs, Rejects(None))
+    asked = Counter[int]()
+
+    class Kept:
+        def read(self, row: int, variant: int) -> torch.Tensor | None:
+            asked[row] += 1
+            width, height = self.framing(row)._replace(variant=variant).shape if sizes[row, 0] else (0, 0)
+            return torch.zeros(8, height // 8, width // 8) if width else None
+
+        def framing(self, row: int) -> Framing:
+            assert sizes[row, 0], "an image that could not be read has no framing"
+            return frame((int(sizes[row, 0]), int(sizes[row, 1])), BUCKETED)
+
+    settings = CaptionSettings(metadata_suffix=0.5, dropout=0.1)
+    kept = PairStream(pairs, BUCKETED, settings, Seeds(1), Rejects(None), Kept())
+    looked = PairStream(pairs, BUCKETED, settings, Seeds(1), Rejects(None), sizes=sizes)
+    shapes = [kept.shape_at(position) for position in range(84)]
+    assert shapes == [looked.shape_at(position) for position in range(84)]
+    assert max(asked.values()) == 1  # a row's size is asked for once
+    read = 0
+    for position in range(84):
+        one, other = kept[position], looked[position]
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert (one.caption, one.metadata, one.sizes, one.key) == (other.caption, other.metadata, other.sizes, other.key)
+            assert one.features is not None and one.features.shape[1:] == (shapes[position][1] // 8, shapes[position][0] // 8)
+            read += 1
+    assert read == 72
+    assert kept.texts() == looked.texts()
+
+
+def test_captions_end_in_how_the_image_was_taken_as_often_as_asked(tmp_path: Path) -> None:
+    """0.4 +- 0.07 of 800 lies within 4 standard deviations."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    time = datetime(2019, 6, 3, tzinfo=UTC)
+    pair = Pair("a.png", tmp_path / "a.png", ("a pier.",), source="US", gsd=1.0, time=time)
+    said = stream([pair], captions=CaptionSettings(metadata_suffix=0.4))
+    texts = Counter(example.caption for position in range(800) if (example := said[position]) is not None)
+    ending = "a pier, 0.5 m resolution, National Agriculture Imagery Program, June"  # 8 pixels are shown as 16
+    assert set(texts) == {"a pier.", ending}
+    assert abs(texts[ending] / 800 - 0.4) < 0.07
+    unknown = stream([replace(pair, source=None, gsd=None, time=None)], captions=CaptionSettings(metadata_suffix=1.0))[0]
+    assert unknown is not None and unknown.caption == "a pier."
+    with pytest.raises(ConfigError, match=r"^captions\.metadata_suffix is 1\.5; it is a share and must be in \[0, 1\]$"):
+        CaptionSettings(metadata_suffix=1.5)
+
+
+def test_an_ending_changes_no_other_draw(pairs: list[Pair]) -> None:
+    plain, said = (
+        [stream(pairs, captions=CaptionSettings(dropout=0.3, metadata_suffix=share))[position] for position in range(60)]
+        for share in (0.0, 1.0)
+    )
+    longer = 0
+    for one, other in zip(plain, said, strict=True):
+        assert one is not None and other is not None
+        assert torch.equal(one.pixels, other.pixels) and (one.key, one.sizes) == (other.key, other.sizes)
+        assert other.caption.startswith(one.caption.rstrip(" ."))
+        assert (one.caption == "") == (other.caption == "")
+        longer += len(other.caption) > len(one.caption)
+    assert longer > 30
+
+
+@pytest.mark.parametrize("images", [BUCKETED, SMALL, replace(SMALL, crop=False)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        CaptionSettings(),
+        CaptionSettings(strip_prefix=True, dropout=0.2),
+        CaptionSettings(view_prefix=True, metadata_suffix=0.5),
+        CaptionSettings(metadata_suffix=1.0, dropout=0.2),
+    ],
+)
+def test_every_text_of_the_stream_is_foreseen_and_no_other(
+    images: ImageSettings, settings: CaptionSettings, tmp_path: Path
+) -> None:
+    pairs = in_shapes(tmp_path, 6)
+    sizes = read_sizes(pairs, Rejects(None))
+    known = PairStream(pairs, images, settings, Seeds(1), Rejects(None), sizes=sizes)
+    listed = PairStream(PairList.of(pairs, tmp_path), images, settings, Seeds(1), Rejects(None), sizes=sizes)
+    assert listed.texts() == known.texts()
+    drawn = {example.caption for position in range(6 * 40) if (example := known[position]) is not None}
+    assert len(known.texts()) == len(set(known.texts()))
+    assert set(known.texts()) == drawn
+    examples = [known[position] for position in range(50)]
+    lengths = [len(example.caption) for example in examples if example is not None]
+    assert [known.length_at(position) for position in range(50)] == lengths
+
+
+def test_texts_that_no_one_can_foresee_are_refused(pairs: list[Pair]) -> None:
+    said = CaptionSettings(metadata_suffix=0.5)
+    with pytest.raises(ConfigError, match=r"^captions\.metadata_suffix says a resolution .*: set one of them off$"):
+        stream(pairs, replace(SMALL, random_resized_crop=True), said).texts()
+    with pytest.raises(ValueError, match="nothing says how large the images are"):
+        stream(pairs, SMALL, said).texts()
+
+
+def test_a_window_over_two_rounds_shuffles_neither_of_them_twice(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    shuffles = Counter[int]()
+    drawn = PairStream._draw_epoch
+
+    def counted(self: PairStream, epoch: int) -> Any:
+        shuffles[epoch] += 1
+        return drawn(self, epoch)
+
+    monkeypatch.setattr(PairStream, "_draw_epoch", counted)
+    alternating = stream(pairs)
+    for offset in range(10):
+        for position in (offset, len(pairs) + offset):
+            alternating.length_at(position)
+    assert shuffles == {0: 1, 1: 1}

@@ -14,12 +14,12 @@ from transformers import BlipConfig, BlipForConditionalGeneration
 
 from skygen.errors import ConfigError
 from skygen.miniature.architectures import build_captioner
-from skygen.models import diffusion as diffusions
 from skygen.models.adapters import Adapter, LoraSettings, WholeModel, without_adapter
 from skygen.models.captioner import Captioner
 from skygen.models.captioners.blip import Blip
 from skygen.models.diffusion import Diffusion
 from skygen.models.diffusions.lora import DiffusionAdapter
+from skygen.models.diffusions.unet import LORA_PRESETS
 from skygen.seeding import Seeds
 
 PROGRAM = Path(__file__).parent / "reload_adapters.py"
@@ -92,7 +92,7 @@ def reloaded(
 
 
 def test_every_preset_is_looked_at() -> None:
-    assert sorted(diffusions.LORA_PRESETS) == DIFFUSION_PRESETS
+    assert sorted(LORA_PRESETS) == DIFFUSION_PRESETS
     assert sorted(["default", *Blip.lora_presets]) == CAPTIONER_PRESETS
 
 

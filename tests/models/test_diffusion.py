@@ -12,14 +12,23 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, PNDMScheduler
+from torch import Tensor
 
 from skygen.data.loading import Batch
 from skygen.errors import ConfigError, UnavailableError
 from skygen.models.adapters import LoraSettings
-from skygen.models.diffusion import LORA_PRESETS, Diffusion, DiffusionSettings
+from skygen.models.diffusion import Diffusion, DiffusionSettings
+from skygen.models.diffusions.noising import AlphaNoising
+from skygen.models.diffusions.unet import LORA_PRESETS
 from skygen.seeding import Seeds
 
 PROMPTS = ["a harbor", "a dam in a forest", "", "two storage tanks"]
+
+
+def table_of(diffusion: Diffusion) -> Tensor:
+    """The final table of cumulative alphas of a model that has one."""
+    assert isinstance(diffusion.family.noising, AlphaNoising)
+    return diffusion.family.noising.alphas_cumprod
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +72,7 @@ def test_the_loss_is_one_number_an_image_and_follows_from_the_generator(diffusio
 def test_min_snr_weighs_the_same_errors_down(stable_diffusion_folder: Path, diffusion: Diffusion) -> None:
     plain = Diffusion(diffusion.pipeline, DiffusionSettings(snr_gamma=0.0)).loss(batch(), Seeds(1).generator("noise"))
     weighed = diffusion.loss(batch(), Seeds(1).generator("noise"))
-    assert diffusion.prediction_type == "v_prediction"
+    assert diffusion.family.noising.prediction_type == "v_prediction"
     assert (weighed < plain).all()
 
 
@@ -95,7 +104,7 @@ def test_schedules_that_cannot_be_trained_are_refused(stable_diffusion_folder: P
     with pytest.raises(ConfigError, match="prediction_type is sample; skygen trains epsilon and v_prediction"):
         Diffusion.load(with_schedule(stable_diffusion_folder, tmp_path / "sample", prediction_type="sample"))
     velocity = Diffusion.load(with_schedule(stable_diffusion_folder, tmp_path / "velocity", **terminal))
-    assert velocity.alphas_cumprod[-1] == 0
+    assert table_of(velocity)[-1] == 0
 
 
 def test_weights_kept_in_half_precision_are_computed_with_in_full(stable_diffusion_folder: Path, tmp_path: Path) -> None:
@@ -123,7 +132,7 @@ def velocity_settings(**changes: Any) -> DiffusionSettings:
 def test_the_schedule_is_rescaled_on_wish_and_the_adapter_remembers(stable_diffusion_folder: Path, tmp_path: Path) -> None:
     name, plain = str(stable_diffusion_folder), Diffusion.load(str(stable_diffusion_folder))
     diffusion = Diffusion.load(name, objective=velocity_settings())
-    assert diffusion.alphas_cumprod[-1] == 0 < plain.alphas_cumprod[-1]
+    assert table_of(diffusion)[-1] == 0 < table_of(plain)[-1]
     trained = diffusion.attach(LoraSettings(rank=2), Seeds(1))
     trained.save(tmp_path)
     trained.start_from(tmp_path, "the/base")
@@ -132,7 +141,7 @@ def test_the_schedule_is_rescaled_on_wish_and_the_adapter_remembers(stable_diffu
     loaded = Diffusion.load(name, tmp_path)
     config = loaded.pipeline.scheduler.config
     assert loaded.objective.zero_terminal_snr
-    assert torch.equal(loaded.alphas_cumprod, diffusion.alphas_cumprod)
+    assert torch.equal(table_of(loaded), table_of(diffusion))
     assert (config.rescale_betas_zero_snr, config.timestep_spacing) == (True, "trailing")
     images = [np.asarray(one.sample(["a dam"], [1], num_inference_steps=3)[0], int) for one in (diffusion, loaded, plain)]
     assert np.array_equal(images[0], images[1])  # the adapter is new and has no effect; the schedule has

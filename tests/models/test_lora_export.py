@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from skygen.errors import ConfigError, DataError, StorageError
 from skygen.models import lora_export
 from skygen.models.adapters import LoraSettings, WholeModel
-from skygen.models.diffusion import LORA_PRESETS, Diffusion
+from skygen.models.diffusion import Diffusion
+from skygen.models.diffusions.unet import LORA_PRESETS
 from skygen.models.kohya import LoraModule, describe_for_kohya, name_for_kohya, read_lora, to_kohya
 from skygen.models.lora_export import export_lora, find_base
 from skygen.seeding import Seeds

@@ -28,7 +28,7 @@ from skygen.errors import ConfigError, DataError, StorageError
 from skygen.models.adapters import LoraSettings
 from skygen.models.captioner import Captioner
 from skygen.seeding import Seeds
-from skygen.training import feature_cache
+from skygen.training import feature_cache, store_filling
 from skygen.training.feature_cache import CachedFeatures, FeatureCacheSettings, build_features
 
 UPRIGHT = ImageSettings(resolution=16, crop=False, random_dihedral=False)
@@ -114,7 +114,7 @@ def test_every_image_is_encoded_once_and_read_bit_for_bit(
     assert len(encoder.seen) == len(set(encoder.seen)) == 12
     assert max(encoder.batches) == 3
     assert count_right(features, pairs) == 12
-    assert len(list(features.store.folder.iterdir())) == 3  # shards of four
+    assert len(list(features.stores[0].folder.iterdir())) == 3  # shards of four
     again = PatchMeans()
     assert count_right(build(again, pairs, settings), pairs) == 12
     assert again.seen == []
@@ -180,10 +180,14 @@ def fit(pair: Pair) -> Image.Image:
     return fit_image(open_image(pair.image), 16, mode="squash")
 
 
-def test_an_image_that_has_changed_is_encoded_anew(pairs: PairList, settings: FeatureCacheSettings) -> None:
+def test_pain_6_stale_features_of_an_image_of_which_one_pixel_has_changed_are_not_served(
+    pairs: PairList, settings: FeatureCacheSettings
+) -> None:
     build(PatchMeans(), pairs, settings)
     before = expected(pairs[3])
-    Image.effect_noise((40, 40), 80).convert("RGB").save(pairs[3].image)
+    picture = open_image(pairs[3].image)
+    picture.putpixel((0, 0), tuple(255 - value for value in picture.getpixel((0, 0))))  # type: ignore[union-attr]
+    picture.save(pairs[3].image)
     encoder = PatchMeans()
     features = build(encoder, pairs, settings)
     assert len(encoder.seen) == 1
@@ -192,7 +196,9 @@ def test_an_image_that_has_changed_is_encoded_anew(pairs: PairList, settings: Fe
 
 
 @pytest.mark.parametrize("what", ["encoder", "dtype", "resolution"])
-def test_another_encoder_dtype_or_resolution_is_a_miss(pairs: PairList, settings: FeatureCacheSettings, what: str) -> None:
+def test_pain_6_stale_features_of_another_encoder_dtype_or_resolution_are_not_served(
+    pairs: PairList, settings: FeatureCacheSettings, what: str
+) -> None:
     build(PatchMeans(), pairs, settings)
     encoder = PatchMeans("second" if what == "encoder" else "first")
     images = replace(UPRIGHT, resolution=32) if what == "resolution" else UPRIGHT
@@ -216,7 +222,7 @@ def test_equal_images_under_two_paths_are_kept_once(pairs: PairList, settings: F
     encoder = PatchMeans()
     features = build(encoder, more, settings)
     assert len(more) == 13
-    assert len(encoder.seen) == len(features.store) == 12
+    assert len(encoder.seen) == len(features.stores[0]) == 12
     assert count_right(features, more) == 13
 
 
@@ -331,7 +337,7 @@ def test_what_one_process_cannot_decode_is_known_to_all(pairs: PairList, setting
 
 def test_a_flipped_bit_in_a_shard_is_found(pairs: PairList, settings: FeatureCacheSettings) -> None:
     features = build(PatchMeans(), pairs, settings)
-    path = next(features.store.folder.iterdir())
+    path = next(features.stores[0].folder.iterdir())
     data = bytearray(path.read_bytes())
     values = [bytes(memoryview(expected(pair).numpy().tobytes())) for pair in pairs]
     (row, *_) = [row for row, value in enumerate(values) if value in data]
@@ -352,7 +358,7 @@ def test_a_truncated_shard_is_made_again(
     pairs: PairList, settings: FeatureCacheSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     features = build(PatchMeans(), pairs, settings)
-    path = next(features.store.folder.iterdir())
+    path = next(features.stores[0].folder.iterdir())
     path.write_bytes(path.read_bytes()[:-100])
     encoder = PatchMeans()
     with caplog.at_level(logging.WARNING, logger="skygen"):
@@ -360,15 +366,17 @@ def test_a_truncated_shard_is_made_again(
     assert len(encoder.seen) == 4
     assert count_right(features, pairs) == 12
     assert sum(str(path) in message for message in caplog.messages) == 1
-    assert len(list(features.store.folder.iterdir())) == 3  # in the place of the damaged one
+    assert len(list(features.stores[0].folder.iterdir())) == 3  # in the place of the damaged one
 
 
 @pytest.mark.parametrize(
     ("change", "name", "mend"),
     [
-        ({"crop": True}, "crop", "false"),
-        ({"random_resized_crop": True}, "random_resized_crop", "false"),
-        ({"color_jitter": 0.2}, "color_jitter", "0"),
+        ({"crop": True}, "crop", "set --images.center_crop true, --images.crop false or --images.aspect_buckets true"),
+        ({"random_resized_crop": True}, "random_resized_crop", "set it to false"),
+        ({"crop": True, "random_resized_crop": True}, "random_resized_crop", "set it to false"),
+        ({"color_jitter": 0.2}, "color_jitter", "set it to 0"),
+        ({"crop": True, "center_crop": True, "color_jitter": 0.2}, "color_jitter", "set it to 0"),
     ],
 )
 def test_what_is_random_cannot_be_kept(
@@ -377,9 +385,7 @@ def test_what_is_random_cannot_be_kept(
     encoder = PatchMeans()
     with pytest.raises(ConfigError) as refusal:
         build(encoder, pairs, settings, replace(TURNED, **change))
-    assert str(refusal.value) == (
-        f"--images.{name} is random and cannot be kept: set it to {mend}, or leave --features.root out."
-    )
+    assert str(refusal.value) == (f"--images.{name} is random and cannot be kept: {mend}, or leave --features.root out.")
     assert encoder.seen == []
 
 
@@ -400,7 +406,7 @@ def test_too_little_room_is_refused_before_anything_is_built(
     with pytest.raises(StorageError) as refusal:
         build(encoder, pairs, settings, TURNED)
     assert str(refusal.value) == (
-        f"{settings.root}/first-16-float32: 22.3 kB are needed and 9 kB are free; free disk space, choose another "
+        f"{settings.root}: 22.3 kB are needed and 9 kB are free; free disk space, choose another "
         "--features.root or fewer pairs, or turn --images.random_dihedral off."
     )
     assert encoder.seen == []
@@ -428,29 +434,49 @@ def test_sizes_are_said_before_and_speed_after(
     assert [done for done, _ in shown[1:]] == sorted(done for done, _ in shown[1:])
 
 
-def test_features_that_are_not_finite_are_refused(pairs: PairList, settings: FeatureCacheSettings) -> None:
+def test_pain_1_features_that_are_not_finite_are_refused_and_the_file_is_named(
+    pairs: PairList, settings: FeatureCacheSettings
+) -> None:
     huge = PatchMeans(factor=1e6)  # more than float16's 65,504
     with pytest.raises(DataError) as refusal:
         build(huge, pairs, replace(settings, dtype="float16"))
-    assert str(refusal.value) == (
-        "00.png: its features are not finite numbers; choose another --features.dtype, or leave it out."
-    )
+    assert str(refusal.value) == (f"{pairs[0].image}: its features are too large for float16; set --features.dtype to float32.")
     assert build(huge, pairs, settings).read(0, 0) is not None
+
+    class Overflowing(PatchMeans):
+        """What an autoencoder does whose activations overflow: black pictures."""
+
+        def encode(self, pixels: Tensor) -> Tensor:
+            features = super().encode(pixels)
+            return features.masked_fill(torch.tensor(len(self.seen) == 6), torch.nan)
+
+    broken = Overflowing("broken")
+    with pytest.raises(DataError) as refusal:
+        build(broken, pairs, replace(settings, batch_size=1))
+    assert str(refusal.value) == (
+        f"{pairs[5].image}: the encoder gives features that are not finite numbers; leave it out of the data, or use weights "
+        "that compute in float32."
+    )
+    mended = PatchMeans("broken")
+    assert count_right(build(mended, pairs, settings), pairs) == 12
+    assert len(mended.seen) == 8  # the shard before it was kept
 
 
 def test_shards_are_not_larger_than_a_limit_in_bytes(
     pairs: PairList, settings: FeatureCacheSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_cache, "SHARD_BYTES", 500)  # 232 bytes an image: two
+    monkeypatch.setattr(store_filling, "SHARD_BYTES", 500)  # 232 bytes an image: two
     features = build(PatchMeans(), pairs, replace(settings, shard_size=1024))
-    assert len(list(features.store.folder.iterdir())) == 6
+    assert len(list(features.stores[0].folder.iterdir())) == 6
     assert count_right(features, pairs) == 12
 
 
 def test_a_copy_for_a_worker_is_small(pairs: PairList, settings: FeatureCacheSettings) -> None:
     features = build(PatchMeans(), pairs, settings, TURNED)
     features.read(0, 0)
-    assert len(pickle.dumps(features)) < 8 * 96 + 24 * 150  # a slot a variant, and a name a shard: no keys, no files
+    assert (
+        len(pickle.dumps(features)) < 8 * 96 + 8 * 12 + 24 * 150
+    )  # a slot a variant, a size a pair, and a name a shard: no keys, no files
     assert features.slots.dtype == np.int64
     assert count_right(pickled(features), pairs, 8) == 96
 

@@ -1,11 +1,16 @@
 """The rules of the one training loop, on a linear learner and on the two real ones."""
 
+from __future__ import annotations
+
+import logging
 import math
 import os
+import shutil
 import signal
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,7 +21,7 @@ from skygen.data.framing import ImageSettings
 from skygen.data.images import open_image
 from skygen.data.loading import Batch, CaptionSettings
 from skygen.data.pair import Pair
-from skygen.errors import ConfigError, Preempted, SkygenError
+from skygen.errors import ConfigError, Preempted, SkygenError, StorageError
 from skygen.models.adapters import LoraSettings
 from skygen.training.loop import Step, Trainer
 from skygen.training.optimizer import learning_rate_at
@@ -101,6 +106,109 @@ def test_the_optimizer_runs_at_the_planned_learning_rate(pairs: list[Pair], acce
         assert {group["lr"] for group in trainer.optimizer.param_groups} == {step.learning_rate}
         used.append(step.learning_rate)
     assert used == [learning_rate_at(step, 5, trainer.settings) for step in range(5)]
+
+
+def test_the_plan_is_said_at_the_start(
+    pairs: list[Pair], accelerator: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "skygen")
+    trainer = linear(pairs, accelerator, tmp_path, max_train_steps=5, gradient_accumulation_steps=3)
+    assert next(trainer.steps()).step == 1
+    plan = "learning rate 0.005 at update 1, 0.01 at update 2, 0.0025 at update 5; 12 images an update (4 x 3 x 1)"
+    assert caplog.messages == [plan]
+    trainer.save()
+    again = linear(pairs, accelerator, tmp_path, max_train_steps=5, gradient_accumulation_steps=3)
+    assert next(again.steps()).step == 2
+    assert caplog.messages == [plan, "continues after step 1 of 5", plan]
+
+
+class Usage(NamedTuple):
+    """What the operating system says of a disk."""
+
+    total: int
+    used: int
+    free: int
+
+
+ONE_CHECKPOINT = (3 * SIDE * SIDE + 1) * 4 * (1 + 1 + 2)
+"""Bytes of the linear learner's parameters, their mean, and the two means of AdamW."""
+
+
+@pytest.mark.parametrize(
+    ("limit", "saves", "there", "counted"), [(2, 6, 0, 3), (2, 6, 2, 1), (0, 6, 0, 7), (5, 1, 0, 2)], ids=str
+)
+def test_a_disk_without_room_for_the_checkpoints_is_refused_before_the_first_step(
+    limit: int,
+    saves: int,
+    there: int,
+    counted: int,
+    pairs: list[Pair],
+    accelerator: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def begin() -> Trainer:
+        limits = {"checkpoints_total_limit": limit, "checkpointing_steps": 1, "ema_decay": 0.5}
+        trainer = linear(pairs, accelerator, tmp_path / "run", max_train_steps=saves, **limits)
+        trainer.checkpoints = replace(trainer.checkpoints, total_limit=limit)
+        return trainer
+
+    for _ in range(there):
+        trainer = begin()
+        next(trainer.steps())
+        trainer.save()
+    free = [0]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, free[0]))
+    free[0] = ONE_CHECKPOINT * counted
+    assert next(begin().steps()).step == there + 1
+    free[0] -= 1
+    stepped = []
+    with pytest.raises(StorageError) as raised:
+        for step in begin().steps():
+            stepped.append(step)
+    assert stepped == []
+    needed = f"{ONE_CHECKPOINT * counted / 1000:.3g} kB"
+    assert str(raised.value) == (
+        f"{tmp_path / 'run'}: {needed} are needed and {(ONE_CHECKPOINT * counted - 1) / 1000:.3g} kB are free; free disk "
+        "space, choose another --run.root, or keep fewer with --train.checkpoints_total_limit."
+    )
+
+
+def test_a_finished_run_needs_no_room(
+    pairs: list[Pair], accelerator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = linear(pairs, accelerator, tmp_path, max_train_steps=1)
+    assert [step.step for step in trainer.steps()] == [1]
+    trainer.save()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 0))
+    assert list(linear(pairs, accelerator, tmp_path, max_train_steps=1).steps()) == []
+
+
+def test_a_damaged_newest_checkpoint_leads_to_the_one_before_it_and_is_replaced(
+    pairs: list[Pair], accelerator: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = linear(pairs, accelerator, tmp_path / "run")
+    expected: dict[str, Tensor] = {}
+    for step in trainer.steps():
+        if step.step in (2, 4):
+            trainer.save()
+        expected = copies(trainer.parameters)
+    newest = tmp_path / "run" / "step-000004"
+    with (newest / "optimizer.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    resumed = linear(pairs, accelerator, tmp_path / "run")
+    steps = []
+    for step in resumed.steps():
+        steps.append(step.step)
+        if step.step == 3:
+            assert newest.is_dir()  # until there is a better one
+            resumed.save()
+    said = f"{newest}: damaged or incomplete, passed over; the run continues from the checkpoint before."
+    assert said in caplog.messages
+    assert steps == [3, 4, 5, 6]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["step-000002", "step-000003"]
+    assert equal(copies(resumed.parameters), expected)
 
 
 def test_a_linear_learner_learns(pairs: list[Pair], accelerator: Any, tmp_path: Path) -> None:
@@ -262,6 +370,40 @@ def test_other_data_another_seed_or_another_model_do_not_continue_a_run(
     assert "holds other trained parameters than this model and LoRA have" in refusal(build_stream(pairs), nn.Linear(3, 2))
 
 
+@pytest.mark.skipif(find_spec("prodigyopt") is None, reason="prodigyopt is not installed")
+def test_another_optimizer_does_not_continue_a_run(begun: Path, pairs: list[Pair], accelerator: Any) -> None:
+    with pytest.raises(ConfigError, match="begun with optimizer = adamw, now it is prodigy; go on with the first"):
+        next(linear(pairs, accelerator, begun, optimizer="prodigy", learning_rate=1.0).steps())
+
+
+OPTIMIZERS = [("adamw_8bit", "bitsandbytes", 1e-2), ("prodigy", "prodigyopt", 1.0)]
+
+
+@pytest.mark.parametrize(("optimizer", "package", "learning_rate"), OPTIMIZERS)
+def test_other_optimizers_skip_what_is_not_finite_and_continue_bit_for_bit(
+    optimizer: str, package: str, learning_rate: float, pairs: list[Pair], accelerator: Any, tmp_path: Path
+) -> None:
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+
+    def begin(name: str) -> Trainer:
+        learner = Poisoned(range(1, 2), "gradient") if name == "whole" else Linear()
+        return linear(pairs, accelerator, tmp_path / name, learner, optimizer=optimizer, learning_rate=learning_rate)
+
+    whole, states = begin("whole"), []
+    for step in whole.steps():
+        if step.step == 3:
+            whole.save()
+        states.append((step.skipped, copies(whole.parameters)))
+    assert [skipped for skipped, _ in states] == [False, True, False, False, False, False]
+    assert equal(states[0][1], states[1][1])
+    assert not equal(states[1][1], states[2][1])
+    (tmp_path / "whole").rename(tmp_path / "resumed")
+    resumed = begin("resumed")
+    assert [step.step for step in resumed.steps()] == [4, 5, 6]
+    assert equal(copies(resumed.parameters), states[-1][1])
+
+
 def test_a_longer_run_and_another_learning_rate_do_continue(begun: Path, pairs: list[Pair], accelerator: Any) -> None:
     trainer = linear(pairs, accelerator, begun, max_train_steps=8, learning_rate=1e-3)
     assert [step.step for step in trainer.steps()] == [2, 3, 4, 5, 6, 7, 8]
@@ -344,6 +486,32 @@ def test_the_gradient_is_the_mean_over_the_images_that_could_be_read(
     whole, part = gradient(plain[:2], 2), gradient([*plain[:2], *bad], 4)
     assert whole.norm() > 0
     assert torch.allclose(part, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("unreadable", [0, 2])
+def test_the_update_at_the_end_of_a_round_counts_each_of_its_images_once(
+    unreadable: int, pairs: list[Pair], accelerator: Any, tmp_path: Path
+) -> None:
+    """Five pairs in micro-batches of two and updates of three: the second ends in another round than it begins in."""
+    plain = [squared(pair, tmp_path) for pair in pairs[:5]]
+    data = [*plain[unreadable:], *(replace(pair, image=tmp_path / "absent.jpg") for pair in plain[:unreadable])]
+    learner = OneByOne(Linear())
+    stream = build_stream(data, images=ImageSettings(resolution=SIDE, random_dihedral=False))
+    sizes = {"train_batch_size": 2, "gradient_accumulation_steps": 3, "max_grad_norm": 0.0, "learning_rate": 1e-30}
+    trainer = build_trainer(learner, dict(learner.network.named_parameters()), stream, accelerator, tmp_path / "none", **sizes)
+    steps = trainer.steps()
+    assert next(steps).step == 1
+    second = next(steps)
+    examples = [example for example in (stream[position] for position in range(6, 12)) if example is not None]
+    assert second.images == len(examples)
+    assert len(examples) == 6 if not unreadable else 0 < len(examples) < 6
+    one_by_one = []
+    for example in examples:
+        learner.network.zero_grad()
+        batch = Batch(example.pixels[None], (example.caption,), (example.key,))
+        learner.loss(batch, torch.Generator()).sum().backward()
+        one_by_one.append(torch.cat([p.grad.flatten().clone() for p in trainer.parameters.values() if p.grad is not None]))
+    assert second.gradient_norm == pytest.approx(float(torch.stack(one_by_one).mean(0).norm()), rel=1e-5)
 
 
 def squared(pair: Pair, folder: Path) -> Pair:

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
 
-from skygen.data.downloads.plan import Item, find_present, to_words
+from skygen.data.downloads.plan import Item, find_present
 from skygen.data.downloads.receipts import Busy, Receipt, alone, keep_receipt, read_receipts, receipts_file
 from skygen.data.downloads.server import Missing, Patience, client_of
 from skygen.data.downloads.transfer import Digests, discard, fetch
 from skygen.data.downloads.unpacking import begins_well, find_fault, measure_folder, unpack
 from skygen.errors import DataError, SkygenError, StorageError
-from skygen.storage import flush_to_disk, storage_error
+from skygen.storage import flush_to_disk, storage_error, to_words
 
 if TYPE_CHECKING:
     import httpx

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from skygen.data.downloads.catalogue import BASE_URL, PublishedFile, find_files
 from skygen.data.downloads.server import Missing, Patience, ask_size, client_of
 from skygen.errors import ConfigError, UnavailableError
-from skygen.storage import skygen_home
+from skygen.storage import skygen_home, to_words
 
 if TYPE_CHECKING:
     pass
@@ -151,15 +151,6 @@ def _ask(items: tuple[Item, ...]) -> tuple[Item, ...]:
                     reachable = False
             answered.append(found)
     return tuple(answered)
-
-
-def to_words(size: int) -> str:
-    """Write a number of bytes with three digits and a unit, such as ``9.72 GB``; a kB is 1,000 bytes."""
-    number, units = float(size), ["bytes", "kB", "MB", "GB", "TB"]
-    while number >= 999.5 and len(units) > 1:
-        number /= 1000
-        units.pop(0)
-    return f"{size} bytes" if units[0] == "bytes" else f"{number:.3g} {units[0]}"
 
 
 def _format_size(item: Item) -> str:

@@ -17,13 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from skygen.data.archives import read_bytes
-from skygen.data.downloads.plan import to_words
 from skygen.data.images import open_image
 from skygen.data.pair import Pair, relative_key
 from skygen.data.skyscript import locate_image
 from skygen.data.table import SCHEMA, PairList
 from skygen.errors import ArchiveError, ConfigError, ImageError, StorageError
-from skygen.storage import storage_error, writing
+from skygen.storage import storage_error, to_words, writing
 
 try:
     import fcntl

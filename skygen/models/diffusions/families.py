@@ -11,6 +11,8 @@ from skygen.models.diffusions.settings import DiffusionSettings
 from skygen.models.weights import hide_loading_bars, locate, reading_weights
 
 if TYPE_CHECKING:
+    import torch
+
     from skygen.models.diffusions.family import DiffusionFamily
 
 FAMILIES: Mapping[str, tuple[str, str]] = {
@@ -21,12 +23,13 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
 """Class of the pipeline to the module beside this one and the class in it."""
 
 
-def load_family(name: str, settings: DiffusionSettings) -> DiffusionFamily:
+def load_family(name: str, settings: DiffusionSettings, dtype: torch.dtype) -> DiffusionFamily:
     """Load a pipeline by the family that its model_index.json names.
 
     Args:
         name: ``miniature``, a folder in diffusers' layout, or an id on the Hugging Face hub.
         settings: the training objective.
+        dtype: of the denoiser and the text encoders; the autoencoder is float32.
 
     Raises:
         ConfigError: a pipeline of no family here, or one that cannot be trained with these settings.
@@ -40,7 +43,7 @@ def load_family(name: str, settings: DiffusionSettings) -> DiffusionFamily:
         named = str(DiffusionPipeline.load_config(source).get("_class_name"))
         kind = _find(named, f"--model.name {name}: its model_index.json")
         try:
-            family: DiffusionFamily = kind.load(source, settings)
+            family: DiffusionFamily = kind.load(source, settings, dtype)
         except ValueError as error:  # diffusers misses a part of the pipeline
             raise UnavailableError(
                 f"{name}: its model_index.json does not name every part of a {named}; copy or download all of it again."

@@ -38,6 +38,22 @@ class Conditioning:
     sizes: Float[Tensor, "batch 6"] | None = None
 
 
+@runtime_checkable
+class PromptSource(Protocol):
+    """Prompts that were encoded before."""
+
+    def read(self, prompts: Sequence[str]) -> Conditioning:
+        """Return what the text encoders have made of prompts, on the CPU, float32.
+
+        Args:
+            prompts: the null prompt ``""`` among them or not; each was kept.
+
+        Raises:
+            SkygenError: a prompt was not kept.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class NoisedLatents:
     """One training example a row: what the denoiser is shown, and what it should say.
@@ -91,18 +107,24 @@ class DiffusionFamily(Protocol):
     noising: Noising
 
     @classmethod
-    def load(cls, source: str, settings: DiffusionSettings) -> DiffusionFamily:
-        """Load the pipeline in float32.
+    def load(cls, source: str, settings: DiffusionSettings, dtype: torch.dtype = torch.float32) -> DiffusionFamily:
+        """Load the pipeline.
 
         Args:
             source: folder or hub id.
             settings: the training objective.
+            dtype: of the denoiser and the text encoders; the autoencoder is float32.
         """
         ...
 
     @property
     def resolution(self) -> int:
         """Side in pixels of the images it was made for."""
+        ...
+
+    @property
+    def size_step(self) -> int:
+        """What both sides of an image in pixels must be multiples of."""
         ...
 
     def sampling_options(self) -> dict[str, Any]:

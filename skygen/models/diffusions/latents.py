@@ -18,8 +18,8 @@ class LatentDistribution:
     It can be kept and sampled anew at every epoch; a kept sample would be the same noise for ever.
 
     Args:
-        mean: not scaled, in the precision that the autoencoder computed in.
-        log_variance: in [-30, 20].
+        mean: not scaled, float32, so that the noise of a sample is drawn in float32 whatever the autoencoder computed in.
+        log_variance: in [-30, 20], float32.
     """
 
     mean: Float[Tensor, "batch channels height width"]
@@ -29,6 +29,15 @@ class LatentDistribution:
         """Draw latents, not scaled; ``generator`` is on the CPU, so that the draw is the same on every device."""
         noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype).to(self.mean.device)
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
+
+
+def precisions(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """Return what a pipeline is loaded with: the autoencoder in float32, whose activations overflow in half, the rest as asked.
+
+    Args:
+        dtype: of the denoiser and the text encoders.
+    """
+    return {"vae": torch.float32, "default": dtype}
 
 
 def encode(vae: Any, pixels: Float[Tensor, "batch 3 height width"], *, upcast: bool) -> LatentDistribution:
@@ -41,7 +50,7 @@ def encode(vae: Any, pixels: Float[Tensor, "batch 3 height width"], *, upcast: b
     """
     with _full_precision(pixels.device) if upcast else nullcontext():
         latents = vae.encode(pixels.to(vae.dtype)).latent_dist
-    return LatentDistribution(latents.mean, latents.logvar)
+    return LatentDistribution(latents.mean.float(), latents.logvar.float())
 
 
 def scale(vae: Any, latents: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
@@ -59,11 +68,13 @@ def decode(
 ) -> Float[Tensor, "batch 3 image_height image_width"]:
     """Undo ``scale`` and decode: pixels about in [-1, 1]; ``upcast`` as in ``encode``."""
     mean, std, shift = _statistics(vae, latents)
-    latents = latents / vae.config.scaling_factor
+    latents = latents.float()  # of a denoiser in half precision they come in half
     if mean is not None and std is not None:
-        latents = latents * std + mean
-    elif shift:
-        latents = latents + shift
+        latents = (
+            latents * std / vae.config.scaling_factor + mean
+        )  # in the order of the pipelines: the same pictures, bit for bit
+    else:
+        latents = latents / vae.config.scaling_factor + shift
     with _full_precision(latents.device) if upcast else nullcontext():
         decoded: Tensor = vae.decode(latents.to(vae.dtype)).sample
     return decoded

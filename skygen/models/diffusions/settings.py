@@ -3,11 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from skygen.errors import ConfigError
+from skygen.models.adapters import LoraSettings
+from skygen.models.weights import ModelSettings
 
 MIN_SNR_GAMMA = 5.0
 """The cap that Hang et al. 2023 recommend."""
+
+
+@dataclass(frozen=True)
+class DiffusionModelSettings(ModelSettings):
+    """Which text-to-image model, how it is loaded and computed with, and the adapter on it."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the frozen denoiser and text encoders; the autoencoder and a LoRA stay float32."""
+    gradient_checkpointing: bool = False
+    """Compute the denoiser's activations again in the backward pass instead of keeping them: less memory, more time."""
+    compile: bool = False
+    """Compile the denoiser with torch.compile: minutes at the first step of each shape, faster steps after it."""
+
+
+@dataclass(frozen=True)
+class DiffusionLoraSettings(LoraSettings):
+    """The LoRA of a text-to-image model."""
+
+    text_encoders: bool = False
+    """Adapt the CLIP text encoders too, never a T5; prompts are then encoded anew at every step."""
+
+    def __post_init__(self) -> None:
+        LoraSettings.__post_init__(self)
+        if self.text_encoders and self.rank == 0:
+            raise ConfigError("lora.rank 0 trains the denoiser alone: set lora.text_encoders to false with it, or set a rank")
+        if self.text_encoders and self.use_dora:
+            raise ConfigError(
+                "lora.use_dora: diffusers leaves out the magnitudes of text encoders when it loads a LoRA; set it to false "
+                "with lora.text_encoders"
+            )
 
 
 @dataclass(frozen=True)

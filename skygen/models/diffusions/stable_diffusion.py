@@ -14,7 +14,7 @@ from skygen.models.diffusions.family import Conditioning
 from skygen.models.diffusions.latents import LatentDistribution
 from skygen.models.diffusions.noising import AlphaNoising
 from skygen.models.diffusions.settings import DiffusionSettings
-from skygen.models.diffusions.unet import UNET_PRESETS, guidance_options
+from skygen.models.diffusions.unet import UNET_PRESETS, guidance_options, unet_size_step
 
 
 @final
@@ -39,12 +39,16 @@ class StableDiffusion:
         self._settings = settings
 
     @classmethod
-    def load(cls, source: str, settings: DiffusionSettings) -> StableDiffusion:
+    def load(cls, source: str, settings: DiffusionSettings, dtype: torch.dtype = torch.float32) -> StableDiffusion:
         """Load the pipeline without its safety checker, see ``DiffusionFamily.load``."""
         from diffusers import StableDiffusionPipeline
 
         pipeline = StableDiffusionPipeline.from_pretrained(
-            source, safety_checker=None, requires_safety_checker=False, use_safetensors=True, dtype=torch.float32
+            source,
+            safety_checker=None,
+            requires_safety_checker=False,
+            use_safetensors=True,
+            dtype=autoencoding.precisions(dtype),
         )
         return cls(pipeline, settings)
 
@@ -52,6 +56,11 @@ class StableDiffusion:
     def resolution(self) -> int:
         """Side in pixels of the images it was made for: 512, and 768 of the larger 2.x."""
         return int(self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor)
+
+    @property
+    def size_step(self) -> int:
+        """What sides of images are multiples of: the factor of the autoencoder times the halvings of the UNet."""
+        return unet_size_step(self.pipeline)
 
     def sampling_options(self) -> dict[str, Any]:
         """Return the rescaling of the guidance where the schedule is rescaled."""

@@ -46,19 +46,26 @@ class StableDiffusion3:
         self.noising = FlowNoising.of(pipeline, settings)
 
     @classmethod
-    def load(cls, source: str, settings: DiffusionSettings) -> StableDiffusion3:
+    def load(cls, source: str, settings: DiffusionSettings, dtype: torch.dtype = torch.float32) -> StableDiffusion3:
         """Load the pipeline, see ``DiffusionFamily.load``; one that was saved without its T5 is loaded without it."""
         from diffusers import StableDiffusion3Pipeline
 
         parts = StableDiffusion3Pipeline.load_config(source)
         without = {part: None for part in T5_PARTS if not any(parts.get(part) or ())}
-        pipeline = StableDiffusion3Pipeline.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **without)
+        pipeline = StableDiffusion3Pipeline.from_pretrained(
+            source, use_safetensors=True, dtype=autoencoding.precisions(dtype), **without
+        )
         return cls(pipeline, settings)
 
     @property
     def resolution(self) -> int:
         """Side in pixels of the images it was made for: 1024."""
         return int(self.pipeline.transformer.config.sample_size * self.pipeline.vae_scale_factor)
+
+    @property
+    def size_step(self) -> int:
+        """What sides of images are multiples of: the factor of the autoencoder times the transformer's patches."""
+        return int(self.pipeline.vae_scale_factor * self.pipeline.transformer.config.patch_size)
 
     def sampling_options(self) -> dict[str, Any]:
         """Return nothing: the pipeline's defaults are what it was trained for."""

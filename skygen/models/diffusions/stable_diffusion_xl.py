@@ -16,7 +16,7 @@ from skygen.models.diffusions.family import Conditioning
 from skygen.models.diffusions.latents import LatentDistribution
 from skygen.models.diffusions.noising import AlphaNoising
 from skygen.models.diffusions.settings import DiffusionSettings
-from skygen.models.diffusions.unet import UNET_PRESETS, guidance_options
+from skygen.models.diffusions.unet import UNET_PRESETS, guidance_options, unet_size_step
 
 
 @final
@@ -46,12 +46,12 @@ class StableDiffusionXL:
         self._settings = settings
 
     @classmethod
-    def load(cls, source: str, settings: DiffusionSettings) -> StableDiffusionXL:
+    def load(cls, source: str, settings: DiffusionSettings, dtype: torch.dtype = torch.float32) -> StableDiffusionXL:
         """Load the pipeline, see ``DiffusionFamily.load``; no watermark is drawn into the pictures."""
         from diffusers import StableDiffusionXLPipeline
 
         pipeline = StableDiffusionXLPipeline.from_pretrained(
-            source, add_watermarker=False, use_safetensors=True, dtype=torch.float32
+            source, add_watermarker=False, use_safetensors=True, dtype=autoencoding.precisions(dtype)
         )
         return cls(pipeline, settings)
 
@@ -59,6 +59,11 @@ class StableDiffusionXL:
     def resolution(self) -> int:
         """Side in pixels of the images it was made for: 1024."""
         return int(self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor)
+
+    @property
+    def size_step(self) -> int:
+        """What sides of images are multiples of: the factor of the autoencoder times the halvings of the UNet."""
+        return unet_size_step(self.pipeline)
 
     def sampling_options(self) -> dict[str, Any]:
         """Return the rescaling of the guidance where the schedule is rescaled."""

@@ -17,8 +17,15 @@ UNET_PRESETS: Mapping[str, str] = {
     "attention_ff": FEED_FORWARD,
     "attention_ff_conv": CONVOLUTION,
 }
+LORA_PRESETS: Mapping[str, str] = {"default": ATTENTION, **UNET_PRESETS}
+"""What ``--lora.targets`` may name."""
 GUIDANCE_RESCALE = 0.7
 """What Lin et al. 2024 (section 3.4) recommend where the schedule ends in noise alone: guidance over-exposes there."""
+
+
+def unet_size_step(pipeline: Any) -> int:
+    """Return what sides of images in pixels are multiples of: 64 of Stable Diffusion 1 and 2, 32 of XL."""
+    return int(pipeline.vae_scale_factor * 2 ** (len(pipeline.unet.config.block_out_channels) - 1))
 
 
 def guidance_options(settings: DiffusionSettings) -> dict[str, Any]:

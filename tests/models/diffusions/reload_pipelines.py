@@ -22,6 +22,11 @@ def main(job: Path) -> None:
         outputs[name] = np.asarray(pipeline(prompt, generator=generator, num_inference_steps=3, guidance_scale=5.0).images[0])
         adapted = [bool(tensor.any()) for key, tensor in network.named_parameters() if "lora_B" in key]
         outputs[f"{name}-loaded"] = np.array(sum(adapted))
+        for part in ("text_encoder", "text_encoder_2"):
+            encoder = getattr(pipeline, part, None)
+            if encoder is not None:
+                states = encoder.eval()(torch.arange(1, 9)[None], output_hidden_states=True).hidden_states[-1]
+                outputs[f"{name}-{part}"] = states.detach().numpy()
     np.savez(job / "outputs.npz", **outputs)
 
 

@@ -42,7 +42,7 @@ def noising(diffusion: Diffusion) -> FlowNoising:
 
 
 def test_the_objective_is_flow_with_the_models_own_shift(diffusion: Diffusion) -> None:
-    assert (diffusion.prediction_type, diffusion.alphas_cumprod) == ("flow", None)
+    assert diffusion.family.noising.prediction_type == "flow"
     assert (noising(diffusion).shift, noising(diffusion).timesteps) == (3.0, 1000)
 
 

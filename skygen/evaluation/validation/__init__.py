@@ -1,0 +1,1 @@
+"""How a model does while it is trained, from fixed seeds, without disturbing the training."""

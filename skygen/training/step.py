@@ -1,0 +1,41 @@
+"""What one update of the training loop reports."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One update, as it is logged.
+
+    Args:
+        step: updates done, this one included.
+        total: updates of the whole run.
+        loss: mean over the examples of the update.
+        gradient_norm: before clipping.
+        learning_rate: of this update.
+        images_per_second: over all processes.
+        data_seconds: that this process waited for data.
+        images: examples in the update, over all processes.
+        skipped: the loss or gradient was not finite, and the update was left out.
+    """
+
+    step: int
+    total: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    images_per_second: float
+    data_seconds: float
+    images: int
+    skipped: bool
+
+    def due(self, every: int) -> bool:
+        """Say whether something done ``every`` so many steps is due now; the last step is always due, 0 is never."""
+        return every > 0 and (self.step % every == 0 or self.step == self.total)
+
+    def record(self) -> dict[str, Any]:
+        """Return the line of ``log.jsonl``."""
+        return asdict(self)
