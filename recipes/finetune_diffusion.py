@@ -9,9 +9,9 @@ The same command again continues the run. ``runs/<name>/adapter`` loads with ``p
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from accelerate import Accelerator
 
@@ -26,7 +26,7 @@ from skygen.data.rejects import Rejects
 from skygen.data.table import PairList
 from skygen.errors import ConfigError
 from skygen.evaluation.export_check import check_export
-from skygen.evaluation.model_card import DIFFUSION, CardFacts, write_card
+from skygen.evaluation.model_card import DIFFUSION, WHOLE_DIFFUSION, CardFacts, write_card
 from skygen.evaluation.validation.diffusion_validation import DiffusionValidation, ValidationSettings, choose_held_out
 from skygen.evaluation.validation.record import last_scores
 from skygen.models.adapters import Trained
@@ -35,8 +35,10 @@ from skygen.models.diffusion import Diffusion, DiffusionLoraSettings, DiffusionM
 from skygen.models.diffusions.frozen import LatentEncoder, PromptEncoder
 from skygen.models.diffusions.metadata_fields import MetadataSettings, count_known
 from skygen.models.diffusions.metadata_record import require_untold
+from skygen.models.diffusions.preflight import IMAGES, check_autoencoder, choose_images, largest_size, probe_update
 from skygen.models.scorer import Scorer, require
-from skygen.runs import Continuation, Run, RunSettings, describe_environment, launch
+from skygen.models.weights import locate
+from skygen.runs import Continuation, Run, RunSettings, describe_environment, launch, logger
 from skygen.seeding import Seeds
 from skygen.training.feature_cache import FeatureCacheSettings, build_features
 from skygen.training.loop import Trainer
@@ -76,15 +78,17 @@ def main(config: Config) -> None:
             "--lora.rank 0 leaves a whole model behind, which is loaded without what --metadata.fields has taught it: set a "
             "rank, or leave the fields out."
         )
+    locate(config.model.name, "stable_diffusion", "model_index.json")
     accelerator = start_accelerator(config.train.mixed_precision)
-    device = str(accelerator.device)
-    diffusion = Diffusion.of(config.model, device=device, objective=config.diffusion, with_adapter=False)
     seeds = Seeds(config.run.seed)
     with Run(config.run, config, is_main=accelerator.is_main_process, continuation=CONTINUATION) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
-        pairs = config.pairs.read(rejects)
+        pairs = config.pairs.read(rejects)  # before any weights: a wrong list is said within seconds
+        device = str(accelerator.device)
+        diffusion = Diffusion.of(config.model, device=device, objective=config.diffusion, with_adapter=False)
         trained = attach(diffusion, pairs, config, seeds)
         stream = open_stream(diffusion, pairs, config, rejects, accelerator, run)
+        look_ahead(diffusion, trained, stream, config, accelerator, run)
         shard(diffusion, trained, config, accelerator)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
         trainer = Trainer(diffusion, trained.parameters, stream, config.train, accelerator, checkpoints)
@@ -115,6 +119,21 @@ def attach(diffusion: Diffusion, pairs: PairList, config: Config, seeds: Seeds) 
             require_untold(config.model.adapter)
         trained.start_from(config.model.adapter, config.model.name)
     return trained
+
+
+def look_ahead(
+    diffusion: Diffusion, trained: Trained, stream: PairStream, config: Config, accelerator: Accelerator, run: Run
+) -> None:
+    """See that the autoencoder keeps what is in the images, and on a GPU that the largest update fits."""
+    kept, on_gpu = config.features.root is not None, accelerator.device.type != "cpu"
+    images = choose_images(stream, IMAGES if on_gpu else 2)
+    found = check_autoencoder(diffusion, images, nullcontext if kept else accelerator.autocast)
+    run.write_json("autoencoder.json", found.record())
+    logger.info(found.summary())
+    if on_gpu:
+        size, batch_size = largest_size(stream.images), config.train.train_batch_size
+        parameters = trained.parameters.values()
+        probe_update(diffusion, parameters, size, batch_size, kept=kept, autocast=accelerator.autocast)
 
 
 def shard(diffusion: Diffusion, trained: Trained, config: Config, accelerator: Accelerator) -> None:
@@ -200,7 +219,7 @@ def export(trained: Trained, diffusion: Diffusion, pairs: PairList, config: Conf
         step=step or config.train.max_train_steps,
         scores=scores,
     )
-    write_card(Path(folder), facts, DIFFUSION)
+    write_card(folder, facts, DIFFUSION if config.lora.rank else WHOLE_DIFFUSION)
 
 
 if __name__ == "__main__":

@@ -2,33 +2,36 @@
 
     accelerate launch recipes/generate.py --run.name try --prompts.file prompts.txt --model.adapter runs/my-lora/adapter
     accelerate launch recipes/generate.py ... --selection.candidates 8 --generation.count 1000
+    accelerate launch recipes/generate.py --run.name set --pairs.root DATA --pairs.split train --prompts.per class \
+        --prompts.count_each 100
 
-``runs/<name>/samples`` is an imagefolder: ``load_dataset("imagefolder", data_dir=...)`` reads it. The same command again
-draws what is missing. With ``--scorer.also NAME``, ``metrics.json`` has the scores of CLIPs that had no part in the choice.
+``runs/<name>/samples`` is an imagefolder: ``load_dataset("imagefolder", data_dir=...)`` reads it. ``plan.jsonl`` says of every
+picture what it is drawn from. The same command again, on any number of processes, draws what is missing or damaged. With
+``--scorer.also NAME``, ``metrics.json`` has the scores of CLIPs that had no part in the choice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from skygen.data.image_metadata import UNKNOWN, ImageMetadata
+from skygen.data.pairs import PairSettings
+from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError
 from skygen.evaluation.alignment import skyclip_scores
 from skygen.evaluation.panel import list_scorers, load_scorer, log_training, name_data_set, require_scorers
 from skygen.evaluation.scores import Score, format_table, to_metrics
-from skygen.generation.prompts import PromptSettings, read_prompts
-from skygen.generation.sampling import (
-    GenerationSettings,
-    SelectionSettings,
-    draw_samples,
-    samples_to_draw,
-    sort_metadata,
-)
+from skygen.generation.bulk import BulkDrawing
+from skygen.generation.plan import Plan
+from skygen.generation.prompt_sources import count_pictures, read_pair_prompts
+from skygen.generation.prompts import Prompt, PromptSettings, read_prompts
+from skygen.generation.sampling import GenerationSettings, SelectionSettings, draw_samples, pictures_at_a_time
 from skygen.models.device import start_accelerator
 from skygen.models.diffusion import Diffusion
 from skygen.models.diffusions.metadata_fields import MetadataWish
@@ -39,11 +42,20 @@ from skygen.seeding import Seeds
 
 
 @dataclass(frozen=True)
+class PromptPairs(PairSettings):
+    """Pairs of which prompts are made, in the place of ``--prompts.file``."""
+
+    root: Path | None = None  # type: ignore[assignment]  # checked before it is read
+    """Folder of the data set."""
+
+
+@dataclass(frozen=True)
 class Config:
     """Draw synthetic images from prompts."""
 
     run: RunSettings
-    prompts: PromptSettings
+    prompts: PromptSettings = field(default_factory=PromptSettings)
+    pairs: PromptPairs = field(default_factory=PromptPairs)
     model: ModelSettings = field(default_factory=ModelSettings)
     scorer: ScorerSettings = field(default_factory=ScorerSettings)
     generation: GenerationSettings = field(default_factory=GenerationSettings)
@@ -51,54 +63,67 @@ class Config:
     metadata: MetadataWish = field(default_factory=MetadataWish)
 
 
-KEPT_GENERATION = ("generation.num_inference_steps", "generation.guidance_scale", "generation.resolution")
-CONTINUATION = Continuation(
-    "samples/metadata.jsonl", ("prompts", "model", "scorer.name", "selection", "metadata", *KEPT_GENERATION)
+KEPT_GENERATION = (
+    "generation.num_inference_steps",
+    "generation.guidance_scale",
+    "generation.resolution",
+    "generation.threads",
 )
+CONTINUATION = Continuation("plan.json", ("model", "scorer.name", "selection", "metadata", *KEPT_GENERATION))
 
 
 def main(config: Config) -> None:
     require_scorers(config.scorer)
+    if config.prompts.file and config.pairs.root:
+        raise ConfigError("--prompts.file and --pairs.root both say what to draw; give one of them.")
     accelerator = start_accelerator()
-    device = str(accelerator.device)
+    device, is_main = str(accelerator.device), accelerator.is_main_process
     diffusion = Diffusion.load(config.model.name, config.model.adapter, device=device)
     metadata = check_wish(config.metadata, diffusion)
     scorer = load_scorer(config.scorer, config.scorer.name, device)
-    with Run(config.run, config, is_main=accelerator.is_main_process, continuation=CONTINUATION) as run:
-        prompts = read_prompts(config.prompts)
-        count = config.generation.count or len(prompts)
-        folder = run.path("samples")
-        indices = samples_to_draw(folder, count, accelerator.process_index, accelerator.num_processes)
+    with Run(config.run, config, is_main=is_main, continuation=CONTINUATION) as run:
+        rejects = Rejects(run.path("rejects.jsonl") if is_main and config.pairs.root else None)
+        side = config.generation.resolution or diffusion.resolution
+        prompts = choose_prompts(config, rejects, side)
+        seeds = Seeds(config.run.seed)
         origin = {
             "model": "tuned" if config.model.adapter else "base",
             "base": config.model.name,
             "adapter": str(config.model.adapter or ""),
-            **({"metadata": metadata._asdict()} if metadata != UNKNOWN else {}),
         }
-        samples = draw_samples(
-            diffusion,
-            scorer,
-            prompts,
-            indices,
-            config.generation,
-            config.selection,
-            Seeds(config.run.seed),
-            folder,
-            origin,
-            metadata,
-        )
-        for done, _ in enumerate(samples, start=1):
-            run.progress("drawn", done, len(indices))
+        drawing = BulkDrawing(
+            Plan(prompts, config.selection.candidates, seeds),
+            run.folder,
+            partial(
+                draw_samples, diffusion, scorer, prompts, generation=config.generation, selection=config.selection, seeds=seeds,
+                folder=run.folder / "samples", origin=origin, metadata=metadata,
+            ),
+            pictures_at_a_time(config.generation, config.selection),
+            side,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )  # fmt: skip
+        drawing.prepare()
         accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            records = sort_metadata(folder)
+        drawing.draw_share(partial(run.progress, "drawn"))
+        if is_main:
+            records = drawing.complete()
             mean = np.mean([record["skyclip_score"] for record in records])
-            logger.info(f"{folder}: {len(records)} pictures, mean SkyCLIP score {mean:.4f}")
+            logger.info(f"{drawing.samples}: {len(records)} pictures, mean SkyCLIP score {mean:.4f}")
             if config.scorer.also:
-                del samples, diffusion  # room for the other scorers
-                scores = score_pictures(config, scorer, folder, records, device)
+                del diffusion  # room for the other scorers
+                scores = score_pictures(config, scorer, drawing.samples, records, device)
                 run.write_json("metrics.json", to_metrics("skygen-v1", scores))
                 logger.info(format_table(scores))
+
+
+def choose_prompts(config: Config, rejects: Rejects, side: int) -> list[Prompt]:
+    """Return the prompt of each picture, from the file or from the pairs, as many as are asked for."""
+    if config.pairs.root:
+        prompts = read_pair_prompts(config.pairs.read(rejects), config.prompts, side)
+    else:
+        prompts = read_prompts(config.prompts)
+    return count_pictures(prompts, config.prompts, config.generation.count)
 
 
 def check_wish(wish: MetadataWish, diffusion: Diffusion) -> ImageMetadata:
@@ -120,9 +145,13 @@ def score_pictures(config: Config, scorer: Scorer, folder: Path, records: Sequen
     if config.selection.candidates > 1:
         logger.info(f"skyclip:{scorer.name} chose among {config.selection.candidates} candidates, and scores what it chose")
     scores: list[Score] = []
+    if config.pairs.root:
+        names = name_data_set(config.pairs.root, config.pairs.csv)
+    else:
+        names = name_data_set(config.prompts.file.parent, config.prompts.file) if config.prompts.file else ()
     for name in list_scorers(config.scorer):
         judge = scorer if name == config.scorer.name else load_scorer(config.scorer, name, device)
-        log_training(judge, name_data_set(config.prompts.file.parent, config.prompts.file))
+        log_training(judge, names)
         pictures, prompts = [folder / record["file_name"] for record in records], [record["text"] for record in records]
         scores += skyclip_scores(
             judge, pictures, prompts, model=records[0]["model"], subset="prompts", seeds=Seeds(config.run.seed)

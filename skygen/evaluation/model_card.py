@@ -11,22 +11,21 @@ import logging
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, final
 
 import jinja2
 
+from skygen.data.exports.markdown import escape, fence, quote_in_table
+from skygen.data.exports.markdown import name_without_place as name_without_place
+from skygen.data.exports.markdown import quote as quote
 from skygen.evaluation.scores import Score
 from skygen.storage import writing
 
 CARD: Final = "README.md"
 MARK: Final = "<!-- written by skygen; the next export to this folder writes it anew -->"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_PLACE = re.compile(r"(?<![\w./:~])~?(?:/[^\s/:\"'=,;]+){2,}/?")
-"""An absolute path inside a text; those of an address follow a colon or a slash."""
-_PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
-"""What CommonMark takes a backslash before."""
 _LOG = logging.getLogger("skygen")
 
 
@@ -42,6 +41,7 @@ class CardKind:
         tags: of the hub.
         usage: Python code that uses it, made from the name of the base and the settings.
         limits: a sentence each, in Markdown.
+        relation: to its base, as the hub calls it.
     """
 
     what: str
@@ -50,6 +50,7 @@ class CardKind:
     tags: tuple[str, ...]
     usage: Callable[[str, Mapping[str, Any]], str]
     limits: tuple[str, ...]
+    relation: str = "adapter"
 
 
 @final
@@ -160,7 +161,7 @@ def _build_header(facts: CardFacts, kind: CardKind, base: str) -> str:
         tags=list(kind.tags),
         model_name=_to_words(facts.title),
         eval_results=results or None,
-        **({"base_model_relation": "adapter"} if on_hub else {}),
+        **({"base_model_relation": kind.relation} if on_hub else {}),
     )
     header: str = data.to_yaml()
     return header
@@ -175,52 +176,6 @@ def _describe_license(chosen: str | None) -> str:
     if chosen is None:
         return f"Not set: whoever publishes this sets `license` in the header of this file. {depends}"
     return f"{quote(chosen)}, set by who trained it. {depends}"
-
-
-def escape(text: str) -> str:
-    """Make a text that Markdown shows as it is, in one line."""
-    return _PUNCTUATION.sub(r"\\\1", " ".join(str(text).split()))
-
-
-def quote(text: object) -> str:
-    """Make a code span of a text, in one line, whatever backticks it has."""
-    line = " ".join(str(text).split()) or " "
-    marks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
-    padding = " " if line.startswith("`") or line.endswith("`") else ""
-    return f"{marks}{padding}{line}{padding}{marks}"
-
-
-def quote_in_table(text: object) -> str:
-    """Make a code span that keeps within its cell; an empty text is an empty cell."""
-    return quote(str(text).replace("|", "\\|")) if str(text).strip() else ""
-
-
-def fence(text: str, language: str) -> str:
-    """Make a block of code, whatever backticks it has."""
-    marks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{marks}{language}\n{text.rstrip()}\n{marks}"
-
-
-def name_without_place(text: str) -> str:
-    """Return the name alone of a path of this machine; what is none, such as a hub id, stays, but for paths inside it."""
-    option, equals, value = text.partition("=")
-    if equals and option.startswith("-"):
-        return f"{option}={name_without_place(value)}"
-    windows = PureWindowsPath(text)
-    if windows.drive and windows.root:
-        return windows.name
-    path = Path(text)
-    is_place = path.is_absolute() or text.startswith(("~", "./", "../")) or ("/" in text and _exists(path))
-    if is_place and not any(character in text for character in "\n\r"):
-        return path.name
-    return _PLACE.sub(lambda match: Path(match.group()).name, text)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # too long for a name, or with a zero in it: a text
-        return False
 
 
 def _to_words(value: Any) -> str:
@@ -240,14 +195,18 @@ def _flatten(tree: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
 
 
 def _use_diffusion(base: str, config: Mapping[str, Any]) -> str:
+    lora = 'pipeline.load_lora_weights("FOLDER_OF_THIS_FILE", weight_name="pytorch_lora_weights.safetensors")\n'
+    return _use_pipeline(base, config, lora)
+
+
+def _use_pipeline(source: str, config: Mapping[str, Any], lora: str = "") -> str:
     images = config.get("images")
     resolution = images.get("resolution", 0) if isinstance(images, Mapping) else 0
     size = f", height={int(resolution)}, width={int(resolution)}" if resolution else ""
     return f"""from diffusers import DiffusionPipeline
 
-pipeline = DiffusionPipeline.from_pretrained({json.dumps(base)})
-pipeline.load_lora_weights("FOLDER_OF_THIS_FILE", weight_name="pytorch_lora_weights.safetensors")
-image = pipeline("a satellite image of a harbor", num_inference_steps=20, guidance_scale=5.0{size}).images[0]
+pipeline = DiffusionPipeline.from_pretrained({json.dumps(source)})
+{lora}image = pipeline("a satellite image of a harbor", num_inference_steps=20, guidance_scale=5.0{size}).images[0]
 """
 
 
@@ -276,6 +235,15 @@ DIFFUSION: Final = CardKind(
     ),
 )
 """A LoRA of a text-to-image model."""
+
+WHOLE_DIFFUSION: Final = replace(
+    DIFFUSION,
+    what="A text-to-image model, all of whose denoiser was trained, from the start",
+    tags=tuple(tag for tag in DIFFUSION.tags if tag != "lora"),
+    usage=lambda base, config: _use_pipeline("FOLDER_OF_THIS_FILE", config),
+    relation="finetune",
+)
+"""A text-to-image model whose denoiser was trained without a LoRA."""
 
 CAPTIONER: Final = CardKind(
     what="A LoRA of a captioner, on top",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
@@ -17,18 +17,20 @@ from skygen.data.image_metadata import ImageMetadata
 from skygen.data.loading import Batch
 from skygen.errors import ConfigError
 from skygen.models.adapters import LoraSettings, Trained, WholeModel
+from skygen.models.diffusions import adapter_strength
+from skygen.models.diffusions.drawing import Watch, draw_images, evaluating
 from skygen.models.diffusions.families import family_of, load_family
 from skygen.models.diffusions.family import Conditioning, DiffusionFamily, PromptSource
 from skygen.models.diffusions.frozen import unpack_latents
-from skygen.models.diffusions.lora import WEIGHTS_FILE, DiffusionAdapter, load_adapter, network_of, round_base
-from skygen.models.diffusions.metadata import MetadataConditioner, load_conditioner
+from skygen.models.diffusions.lora import DiffusionAdapter, network_of, round_base
+from skygen.models.diffusions.metadata import MetadataConditioner
 from skygen.models.diffusions.metadata_fields import UNTOLD, MetadataSettings, withhold_with_captions
 from skygen.models.diffusions.offloading import TextEncoders
+from skygen.models.diffusions.sampling import PromptMemory, Sampler, SamplingSettings, preview_images
 from skygen.models.diffusions.settings import DiffusionLoraSettings as DiffusionLoraSettings
 from skygen.models.diffusions.settings import DiffusionModelSettings as DiffusionModelSettings
 from skygen.models.diffusions.settings import DiffusionSettings as DiffusionSettings
 from skygen.models.diffusions.told import ToldDenoiser
-from skygen.models.weights import locate
 from skygen.seeding import Seeds
 
 
@@ -43,6 +45,7 @@ class Diffusion:
     Attributes:
         prompts: where set, the loss takes what the text encoders say from here and does not run them.
         metadata: tells the denoiser how an image was taken; None where it is not told.
+        adapters: what was loaded on the model, each folder with its weight.
 
     Raises:
         ConfigError: a pipeline of no family here, or one that cannot be trained with this objective.
@@ -51,11 +54,13 @@ class Diffusion:
     def __init__(self, pipeline: Any, objective: DiffusionSettings | None = None) -> None:
         self.prompts: PromptSource | None = None
         self.metadata: MetadataConditioner | None = None
+        self.adapters: tuple[adapter_strength.WeighedAdapter, ...] = ()
         self.objective = objective or DiffusionSettings()
         self.family: DiffusionFamily = family_of(pipeline, self.objective)
         self.network = network_of(self.family)
         self._text_encoders = TextEncoders(self.pipeline)
         self._adapted_encoders: tuple[nn.Module, ...] = ()
+        self._memory = PromptMemory(self._text_encoders.networks, self.encode_prompts)
         for part in self.pipeline.components.values():
             if isinstance(part, nn.Module) and part is not self.network:
                 part.requires_grad_(False).eval()
@@ -69,6 +74,7 @@ class Diffusion:
         device: str = "cpu",
         objective: DiffusionSettings | None = None,
         dtype: torch.dtype = torch.float32,
+        adapters: Sequence[adapter_strength.WeighedAdapter] = (),
     ) -> Diffusion:
         """Load a text-to-image model.
 
@@ -80,22 +86,24 @@ class Diffusion:
             device: where it computes.
             objective: how it is trained.
             dtype: of the frozen denoiser and text encoders; the autoencoder and the adapter are float32.
+            adapters: folders of more LoRA, each with its weight; all act together.
 
         Raises:
             ConfigError: a pipeline of no family here, an adapter of another one, or an objective that does not go with it.
             UnavailableError: the weights are not here.
         """
-        if adapter is not None:
-            locate(str(Path(adapter).absolute()), "adapter", WEIGHTS_FILE)
+        named = [*([] if adapter is None else [(Path(adapter), 1.0)]), *adapters]
+        adapter_strength.require_adapters(named)
         objective = objective or DiffusionSettings()
-        if adapter is None:
+        if not named:
             return cls(load_family(name, objective, dtype).pipeline.to(device), objective)
         family = load_family(name, objective, torch.float32)  # diffusers gives a LoRA the precision of its base
-        if load_adapter(family, Path(adapter), name).get("zero_terminal_snr"):
+        if adapter_strength.load_adapters(family, named, name):
             objective = replace(objective, zero_terminal_snr=True)
         round_base(family, dtype)
         diffusion = cls(family.pipeline.to(device), objective)
-        diffusion.metadata = load_conditioner(Path(adapter), diffusion.network)
+        diffusion.adapters = tuple(named)
+        diffusion.metadata = adapter_strength.load_conditioners(named, diffusion.network)
         return diffusion
 
     @classmethod
@@ -268,8 +276,13 @@ class Diffusion:
         guidance_scale: float = 5.0,
         resolution: int | None = None,
         metadata: Sequence[ImageMetadata] = (),
+        settings: SamplingSettings | None = None,
+        images: Sequence[Image.Image] = (),
+        on_step: Callable[[int, int], None] | None = None,
+        on_preview: Callable[[int, Image.Image], None] | None = None,
+        preview_every: int = 5,
     ) -> list[Image.Image]:
-        """Draw one image a prompt, with the pipeline's own scheduler.
+        """Draw one image a prompt; on the CPU the same bytes in any batch.
 
         Args:
             prompts: one text an image.
@@ -277,41 +290,33 @@ class Diffusion:
             num_inference_steps: denoising steps.
             guidance_scale: weight of the prompt (Ho & Salimans 2022); 1 is none.
             resolution: side in pixels; the model's own when left out.
-            metadata: how each image is to look as if taken, for a denoiser that is told it.
+            metadata: how each image is to look as if taken, for a denoiser that is told it; the base, which is what a
+                ``lora_scale`` of 0 draws with, is told nothing.
+            settings: all that can be asked, in place of steps, guidance and resolution.
+            images: what each image begins as; resized to the size that is drawn.
+            on_step: called with the denoising steps done and those in all; what it raises ends the drawing.
+            on_preview: called with the place of an image among the prompts and what is to be seen of it so far.
+            preview_every: steps from one preview to the next.
 
         Returns:
             RGB images.
-        """
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        side = resolution or self.resolution
-        with self._drawing(), self._telling(metadata), torch.no_grad():
-            latents = self.pipeline(
-                list(prompts),
-                generator=generators,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                height=side,
-                width=side,
-                output_type="latent",
-                **self.family.sampling_options(),
-            ).images
-            pixels = self.family.decode_latents(latents)  # not by the pipeline, which would decode in the denoiser's precision
-            images: list[Image.Image] = self.pipeline.image_processor.postprocess(pixels, output_type="pil")
-        return images
 
-    @contextmanager
-    def _drawing(self) -> Iterator[None]:
-        """Put all networks together in evaluation mode, uncompiled, and leave them as they were."""
-        networks = (self.network, *self._adapted_encoders)
-        modes = [network.training for network in networks]
-        try:
-            for network in networks:
-                network.eval()
-            with self._text_encoders.brought_to(self.network.device), torch.compiler.set_stance("force_eager"):
-                yield
-        finally:
-            for network, training in zip(networks, modes, strict=True):
-                network.train(training)
+        Raises:
+            ConfigError: this model cannot be asked for that.
+        """
+        asked = settings or SamplingSettings(
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, resolution=resolution
+        )
+        sampler = Sampler(self.family, asked, from_images=bool(images))
+        acting = adapter_strength.acting((self.network, *self._text_encoders.networks), asked.lora_scale)
+        encoders = self._text_encoders.brought_to(self.network.device)
+        watch, told = Watch(on_step, on_preview, preview_every), metadata if asked.lora_scale else ()
+        with evaluating((self.network, *self._adapted_encoders)), encoders, acting, torch.no_grad():
+            return draw_images(sampler, self._memory, prompts, seeds, images, told, self._telling, watch)
+
+    def preview(self, latents: Float[Tensor, "batch channels height width"]) -> list[Image.Image]:
+        """Decode latents that are on their way, small: see ``preview_images``."""
+        return preview_images(self.family, latents)
 
     def save_model(self, folder: Path) -> None:
         """Save the whole pipeline in diffusers' layout."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -22,11 +23,13 @@ from skygen.data.archives import read_bytes
 from skygen.data.exports.export import Exported, Form, export, write_pair_list
 from skygen.data.exports.folder import place_image
 from skygen.data.exports.rows import claimed
+from skygen.data.exports.synthetic import find_synthetic
 from skygen.data.exports.tar import choose_names
 from skygen.data.formats.webdataset import find_shards, read_shards
 from skygen.data.pair import Box, Pair
 from skygen.data.pairs import PairSettings, read_pairs
 from skygen.data.rejects import Rejects, read_rejects
+from skygen.data.skyscript import parse_file_name
 from skygen.data.table import PairList
 from skygen.errors import ConfigError, StorageError
 
@@ -441,3 +444,138 @@ def test_progress_counts_the_pairs(world: Path, tmp_path: Path, form: Form) -> N
     export(choose(world), tmp_path, form, Rejects(None), lambda done, total: told.append((done, total)), pairs_a_shard=7)
     assert told[-1] == (60, 60)
     assert np.all(np.diff([done for done, _ in told]) >= 0)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    """A finished folder of five synthetic pictures, as ``recipes/generate.py`` leaves it, and nothing else."""
+    from skygen.generation.provenance import save_synthetic
+
+    folder = tmp_path / "samples"
+    for index in range(5):
+        record = {
+            "file_name": f"images/{index:06d}.png",
+            "text": f"a satellite image of pier {index}",
+            "index": index,
+            "seed": 1000 + index,
+            "class": "pier",
+            "terms": "base miniature: mit",
+            "synthetic": True,
+        } | ({"metadata": {"gsd": 0.5}} if index else {})
+        save_synthetic(Image.new("RGB", (16, 16), (50 * index, 0, 0)), folder / record["file_name"], record)
+        with (folder / "metadata.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+    return folder
+
+
+def label_of(data: bytes, tmp_path: Path) -> int:
+    """Return the seed in the label of a picture that is given as bytes."""
+    from skygen.generation.provenance import read_label
+
+    (tmp_path / "one.png").write_bytes(data)
+    label = read_label(tmp_path / "one.png")
+    assert label is not None
+    assert label.description == "Synthetic image, not an observation of any place"
+    assert label.record["synthetic"] is True
+    return int(label.record["seed"])
+
+
+def seed_of(row: dict[str, object]) -> int:
+    """Return the seed in the provenance of a row of an export."""
+    assert str(row["synthetic"]).lower() == "true"
+    return int(json.loads(str(row["provenance"]))["seed"])
+
+
+SEEDS = [1000, 1001, 1002, 1003, 1004]
+
+
+def test_synthetic_pictures_keep_their_labels_in_an_imagefolder(samples: Path, tmp_path: Path) -> None:
+    assert write(choose(samples), tmp_path / "out", "imagefolder").pairs == 5
+    lines = (tmp_path / "out" / "train" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [seed_of(row) for row in rows] == SEEDS
+    assert [label_of((tmp_path / "out" / "train" / row["file_name"]).read_bytes(), tmp_path) for row in rows] == SEEDS
+    assert [(pair.split, pair.class_name) for pair in read_pairs(tmp_path / "out")] == [("train", "pier")] * 5
+    # Written out once more, it still says so.
+    write(choose(tmp_path / "out"), tmp_path / "again", "imagefolder")
+    again = (tmp_path / "again" / "train" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["provenance"] for line in again] == [row["provenance"] for row in rows]
+
+
+def test_synthetic_pictures_keep_their_labels_in_a_webdataset(samples: Path, tmp_path: Path) -> None:
+    write(choose(samples), tmp_path / "out", "webdataset")
+    with tarfile.open(tmp_path / "out" / "train-000000.tar", "r:") as archive:
+        files = {member.name: archive.extractfile(member) for member in archive.getmembers()}
+        contents = {name: file.read() for name, file in files.items() if file is not None}
+    assert [label_of(contents[f"{index:06d}.png"], tmp_path) for index in range(5)] == SEEDS
+    assert [seed_of(json.loads(contents[f"{index:06d}.json"])) for index in range(5)] == SEEDS
+
+
+def test_synthetic_pictures_are_told_in_lists(samples: Path, tmp_path: Path) -> None:
+    pairs = choose(samples)
+    write(pairs, tmp_path / "list.csv", "csv")
+    with (tmp_path / "list.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["filepath", "title", "label", "split", "similarity", "synthetic", "provenance"]
+    assert [seed_of(row) for row in rows] == SEEDS
+    assert parse_file_name(rows[0]["filepath"]) is None  # no name that a real image could have
+    write(pairs, tmp_path / "list.parquet", "parquet")
+    table = pq.read_table(tmp_path / "list.parquet")
+    assert [seed_of(row) for row in table.select(["synthetic", "provenance"]).to_pylist()] == SEEDS
+    for name in ("list.csv", "list.parquet"):
+        read = PairSettings(samples, csv=tmp_path / name).read(Rejects(None))
+        assert [(pair.key, pair.captions) for pair in read] == [(pair.key, pair.captions) for pair in pairs]
+
+
+def test_among_real_images_the_synthetic_ones_are_told_apart(samples: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(samples / "images" / "real.png")
+    with (samples / "metadata.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"file_name": "images/real.png", "text": "a synthetic pitch", "synthetic": False}) + "\n")
+    write(choose(samples), tmp_path / "out", "imagefolder")
+    lines = (tmp_path / "out" / "pairs" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["synthetic"] for row in rows] == [True] * 5 + [False]
+    assert rows[5]["provenance"] is None
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "\n- synthetic: 5, **which are no observations of any place**\n" in card
+    assert "\n- of a source that is not known, 6 pairs\n" in card
+
+
+def test_other_pictures_of_the_same_prompts_are_another_export(samples: Path, tmp_path: Path) -> None:
+    write(choose(samples), tmp_path / "out", "imagefolder")
+    text = (samples / "metadata.jsonl").read_text(encoding="utf-8")
+    (samples / "metadata.jsonl").write_text(text.replace('"seed": 1000', '"seed": 2000'), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"holds another export, or one of the same pairs"):
+        write(choose(samples), tmp_path / "out", "imagefolder")
+
+
+@pytest.mark.parametrize("form", ["imagefolder", "parquet", "webdataset"])
+def test_the_card_of_synthetic_pictures_says_so(samples: Path, tmp_path: Path, form: Form) -> None:
+    write(choose(samples), tmp_path / "out", form)
+    _, header, text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    fields = yaml.safe_load(header)
+    assert fields["tags"] == ["remote-sensing", "synthetic"]
+    assert (fields["license"], fields["license_name"]) == ("other", "by-model-and-odbl")
+    assert "\n# Synthetic overhead images with captions\n" in text
+    assert "\n- `base miniature: mit`\n" in text
+    assert "© OpenStreetMap contributors" in text
+    assert "Google Earth Engine" not in text
+
+
+def test_real_images_are_not_called_synthetic(world: Path, tmp_path: Path) -> None:
+    for form in get_args(Form):
+        write(choose(world), tmp_path / form, form)
+    assert not find_synthetic(world)
+    written = [path for path in tmp_path.rglob("*") if path.suffix in (".csv", ".jsonl", ".md", ".tar", ".parquet")]
+    assert len(written) == 1 + 4 + 2 + 6
+    assert [path for path in written if b"synthetic" in path.read_bytes()] == []
+
+
+def test_hugging_face_reads_synthetic_pictures(samples: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the library datasets is not installed, which is no part of skygen")
+    write(choose(samples), tmp_path / "out", "imagefolder")
+    for folder in (samples, tmp_path / "out"):
+        read = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+        assert read["text"][:] == [f"a satellite image of pier {index}" for index in range(5)]
+        assert read["synthetic"][:] == [True] * 5
+        assert [picture.getpixel((0, 0))[0] for picture in read["image"]] == [0, 50, 100, 150, 200]

@@ -1,70 +1,99 @@
 """Sampling in bulk: what is drawn does not depend on batches, processes or interruptions, and the best candidate is kept."""
 
+from __future__ import annotations
+
+import errno
+import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from skygen.data.image_metadata import ImageMetadata
 from skygen.data.pairs import read_pairs
+from skygen.errors import ConfigError, StorageError
+from skygen.generation import sampling
+from skygen.generation.memory import Parts, is_out_of_memory
 from skygen.generation.prompts import Prompt
+from skygen.generation.records import merge_records
 from skygen.generation.sampling import (
-    METADATA,
     GenerationSettings,
     SelectionSettings,
     best_candidate,
     draw_samples,
     read_metadata,
     samples_to_draw,
-    sort_metadata,
 )
 from skygen.models.diffusion import Diffusion
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 
 PROMPTS = [Prompt("a dam"), Prompt("two tanks", "images2/a1_CH_19.jpg", "storage tank"), Prompt("a lake")]
+Models = tuple[Diffusion, Scorer]
 
 
 @pytest.fixture(scope="module")
-def models(stable_diffusion_folder: Path, skyclip_folder: Path) -> tuple[Diffusion, Scorer]:
+def models(stable_diffusion_folder: Path, skyclip_folder: Path) -> Models:
     return Diffusion.load(str(stable_diffusion_folder)), Scorer.load(str(skyclip_folder))
 
 
 def draw(
-    models: tuple[Diffusion, Scorer], folder: Path, indices: list[int], *, batch_size: int = 4, candidates: int = 1
-) -> list[dict[str, Any]]:
-    generation = GenerationSettings(num_inference_steps=2, batch_size=batch_size)
-    list(
-        draw_samples(
-            *models, PROMPTS, indices, generation, SelectionSettings(candidates), Seeds(3), folder, {"model": "base"}
-        )
-    )  # fmt: skip
-    return sort_metadata(folder)
+    models: tuple[Diffusion, Scorer | None],
+    folder: Path,
+    indices: list[int],
+    *,
+    batch_size: int = 4,
+    candidates: int = 1,
+    **more: Any,
+) -> list[int]:
+    generation = GenerationSettings(num_inference_steps=1, batch_size=batch_size)
+    selection, origin = SelectionSettings(candidates), {"model": "base"}
+    samples = draw_samples(*models, PROMPTS, indices, generation, selection, Seeds(3), folder, origin, **more)
+    return [sample.index for sample in samples]
 
 
-def pixels(folder: Path, record: dict[str, Any]) -> np.ndarray:
-    with Image.open(folder / record["file_name"]) as image:
-        return np.asarray(image, dtype=np.int16)
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_a_broken_run_draws_what_is_missing_and_ends_as_an_unbroken_one(
-    models: tuple[Diffusion, Scorer], tmp_path: Path
+def test_other_batches_processes_threads_and_interruptions_give_the_same_bytes(
+    models: Models, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    expected = draw(models, whole, samples_to_draw(whole, 5))
-    draw(models, broken, [0, 3], batch_size=1)
-    with (broken / METADATA).open("a") as file:
+    assert draw(models, whole, samples_to_draw(whole, 5)) == [0, 1, 2, 3, 4]
+    records = merge_records(whole, range(5))
+    assert [record["index"] for record in records] == [0, 1, 2, 3, 4] and records == read_metadata(whole)
+    draw(models, broken, [0, 2, 3], batch_size=1)
+    shard = broken / ".records" / "process-00000.jsonl"
+    with shard.open("a") as file:
         file.write('{"file_name": "images/0000')  # a line that a kill cut short
-    (broken / "images" / "000003.png").unlink()
-    missing = samples_to_draw(broken, 5)
+    cut, altered = broken / "images" / "000003.png", broken / "images" / "000002.png"
+    cut.write_bytes(cut.read_bytes()[:100])
+    altered.write_bytes(altered.read_bytes()[:-1] + b"?")
+    with caplog.at_level(logging.WARNING):
+        missing = samples_to_draw(broken, 5)
+    whole_size = records[3]["size"]
+    assert caplog.messages == [
+        f"{broken}: 2 pictures are drawn again (images/000002.png has other bytes than were written; images/000003.png has 100 "
+        f"bytes of {whole_size:,})"
+    ]
     assert missing == [1, 2, 3, 4]
-    (broken / METADATA).write_text("".join(line for line in (broken / METADATA).read_text().splitlines(keepends=True)[:2]))
-    records = draw(models, broken, missing, batch_size=3)
-    assert [record["index"] for record in records] == [0, 1, 2, 3, 4]
-    for record, other in zip(records, expected, strict=True):
-        assert record["seed"] == other["seed"]
-        assert np.abs(pixels(broken, record) - pixels(whole, other)).max() <= 1  # batches of another size may round apart
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert draw(models, broken, [1, 4], batch_size=3, rank=1, ahead=2) == [1, 4]
+        assert draw(models, broken, [2, 3], ahead=2) == [2, 3]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    (broken / "images" / ".000009.png.0123.part").write_bytes(b"half")
+    assert merge_records(broken, range(5)) == records
+    assert contents(broken) == contents(whole)
+    assert len(contents(whole)) == 6
+    assert samples_to_draw(broken, 6) == [5]
 
 
 def test_processes_share_the_numbers_without_overlap(tmp_path: Path) -> None:
@@ -73,18 +102,21 @@ def test_processes_share_the_numbers_without_overlap(tmp_path: Path) -> None:
     assert shares[1] == [1, 4]
 
 
-def test_prompts_are_taken_in_turn_and_keep_what_is_known_of_them(models: tuple[Diffusion, Scorer], tmp_path: Path) -> None:
-    records = draw(models, tmp_path, [0, 1, 4])
+def test_prompts_are_taken_in_turn_and_keep_what_is_known_of_them(models: Models, tmp_path: Path) -> None:
+    draw(models, tmp_path, [0, 1, 4])
+    records = merge_records(tmp_path, [0, 1, 4])
     assert [record["text"] for record in records] == ["a dam", "two tanks", "two tanks"]
     assert [record["key"] for record in records] == ["", "images2/a1_CH_19.jpg", "images2/a1_CH_19.jpg"]
     assert [record.get("class") or None for record in records] == [None, "storage tank", "storage tank"]
     assert [pair.class_name for pair in read_pairs(tmp_path)] == [None, "storage tank", "storage tank"]
     assert len({record["seed"] for record in records}) == 3
     assert all(record["synthetic"] and record["model"] == "base" for record in records)
+    assert not any("metadata" in record for record in records)  # which this model is not told
 
 
-def test_the_best_of_the_candidates_is_kept(models: tuple[Diffusion, Scorer], tmp_path: Path) -> None:
-    records = draw(models, tmp_path, [0, 1], candidates=3)
+def test_the_best_of_the_candidates_is_kept(models: Models, tmp_path: Path) -> None:
+    draw(models, tmp_path, [0, 1], candidates=3)
+    records = read_metadata(tmp_path)
     assert len(records) == 2
     for record in records:
         assert len(record["candidate_scores"]) == 3
@@ -94,9 +126,95 @@ def test_the_best_of_the_candidates_is_kept(models: tuple[Diffusion, Scorer], tm
     assert records[0]["seed"] in {Seeds(3).derive("image", 0, candidate) for candidate in range(3)}
 
 
+def test_what_a_wish_leaves_open_a_prompt_may_say(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[ImageMetadata] = []
+
+    def sample(prompts: list[str], seeds: list[int], *, metadata: list[ImageMetadata], **settings: Any) -> list[Image.Image]:
+        told.extend(metadata)
+        return [Image.new("RGB", (8, 8))] * len(prompts)
+
+    diffusion = models[0]
+    monkeypatch.setattr(diffusion, "sample", sample)
+    monkeypatch.setattr(diffusion, "metadata", object())
+    prompts = [Prompt("a dam", metadata=ImageMetadata(gsd=0.5, source="CH")), Prompt("a lake")]
+    wish = ImageMetadata(gsd=2.0, month=6)
+    generation, selection = GenerationSettings(), SelectionSettings()
+    list(draw_samples(diffusion, None, prompts, range(2), generation, selection, Seeds(3), tmp_path, {}, wish))
+    assert told == [ImageMetadata(gsd=2.0, source="CH", month=6), wish]
+    assert [record["metadata"] for record in read_metadata(tmp_path)] == [metadata._asdict() for metadata in told]
+
+
+def test_what_was_drawn_before_an_interruption_is_kept(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    diffusion, drawn = models[0], 0
+    sample = diffusion.sample
+
+    def interrupted(*arguments: Any, **settings: Any) -> list[Image.Image]:
+        nonlocal drawn
+        if drawn == 3:
+            raise KeyboardInterrupt
+        drawn += 1
+        return sample(*arguments, **settings)
+
+    monkeypatch.setattr(diffusion, "sample", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        draw((diffusion, None), tmp_path, list(range(6)), batch_size=1, ahead=5)
+    assert samples_to_draw(tmp_path, 6) == [3, 4, 5]
+
+
+def test_a_full_disk_loses_no_picture_that_was_written(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = sampling.save_synthetic
+
+    def full(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
+        if record["index"] == 1:
+            raise StorageError(f"{path}: cannot be written") from OSError(errno.ENOSPC, "full")
+        save(image, path, record)
+
+    monkeypatch.setattr(sampling, "save_synthetic", full)
+    with pytest.raises(StorageError, match=r"000001\.png: cannot be written"):
+        draw((models[0], None), tmp_path, [0, 1, 2, 3], batch_size=3)
+    assert [record["index"] for record in read_metadata(tmp_path)] == [0, 2]
+
+
 def test_of_equal_candidates_the_first_wins() -> None:
     assert best_candidate([0.1, 0.3, 0.3]) == 1
 
 
 def test_no_metadata_is_no_records(tmp_path: Path) -> None:
     assert read_metadata(tmp_path) == []
+
+
+def test_where_memory_does_not_suffice_parts_are_halved_and_nothing_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    tried: list[int] = []
+
+    def work(jobs: list[int]) -> list[int]:
+        tried.append(len(jobs))
+        if len(jobs) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return [job * 10 for job in jobs]
+
+    parts = Parts(8)
+    assert parts.work(work, list(range(9))) == [job * 10 for job in range(9)]
+    assert tried == [8, 4, 2, 2, 2, 2, 1]
+    assert parts.work(work, [1, 2, 3]) == [10, 20, 30] and tried[7:] == [2, 1]
+    assert caplog.messages == [
+        "out of memory with 8 pictures at a time; going on with 4",
+        "out of memory with 4 pictures at a time; going on with 2",
+    ]
+
+
+def test_no_memory_for_one_picture_is_explained_and_other_errors_pass() -> None:
+    def fail(jobs: list[int]) -> list[int]:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(ConfigError) as raised:
+        Parts(2).work(fail, [1, 2])
+    assert str(raised.value) == (
+        "out of memory with one picture at a time: take a smaller --generation.resolution or model, or a device with more memory."
+    )
+
+    def wrong(jobs: list[int]) -> list[int]:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        Parts(2).work(wrong, [1])
+    assert is_out_of_memory(MemoryError()) and not is_out_of_memory(ValueError("memory"))

@@ -12,12 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, final
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from skygen.data.exports import folder as export_folder
 from skygen.data.exports import tar as export_tar
 from skygen.data.exports.card import require_own_card, write_card
-from skygen.data.exports.rows import claimed, fingerprint_export, group_by_split
+from skygen.data.exports.rows import WITHOUT_SPLIT, claimed, fingerprint_export, group_by_split
+from skygen.data.exports.synthetic import FIELDS, UNSPLIT, SyntheticRecords, find_synthetic
 from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects
 from skygen.data.table import SCHEMA, PairList
@@ -90,25 +92,26 @@ def export(
         )
     if pairs_a_shard < 1:
         raise ConfigError(f"{pairs_a_shard} pairs a shard: give at least 1")
+    synthetic = find_synthetic(root)
     if form == "csv":
-        return _write_csv(_list_path(destination, ".csv"), pairs, progress)
+        return _write_csv(_list_path(destination, ".csv"), pairs, progress, synthetic)
     if form == "parquet":
-        return _write_parquet(_list_path(destination, ".parquet"), pairs, progress, selection)
+        return _write_parquet(_list_path(destination, ".parquet"), pairs, progress, selection, synthetic)
     is_folder = form == "imagefolder"
     manifest = export_folder.MANIFEST if is_folder else export_tar.MANIFEST
-    fingerprint = fingerprint_export(pairs, form, 0 if is_folder else pairs_a_shard)
+    fingerprint = fingerprint_export(pairs, form, 0 if is_folder else pairs_a_shard, synthetic.fingerprint)
     with claimed(destination, manifest, fingerprint) as about:
-        groups = group_by_split(pairs)
+        groups = group_by_split(pairs, UNSPLIT if synthetic.are_all else WITHOUT_SPLIT)
         if is_folder:
-            written, captions = export_folder.write_folder(pairs, groups, destination, rejects, progress)
+            written, captions = export_folder.write_folder(pairs, groups, destination, rejects, progress, synthetic)
             exported = Exported(written, captions, len(pairs) - written, written)
             patterns = {group.name: f"{group.name}/**" for group in groups}
         else:
-            shards = export_tar.write_shards(pairs, groups, destination, about, rejects, progress, pairs_a_shard)
+            shards = export_tar.write_shards(pairs, groups, destination, about, rejects, progress, pairs_a_shard, synthetic)
             written = sum(shard.pairs for shard in shards)
             exported = Exported(written, sum(shard.captions for shard in shards), len(pairs) - written, len(shards))
             patterns = {group.name: f"{group.name}-*.tar" for group in groups}
-        write_card(destination, pairs, groups, asdict(exported), patterns, selection)
+        write_card(destination, pairs, groups, asdict(exported), patterns, selection, synthetic)
     return exported
 
 
@@ -128,7 +131,9 @@ def write_pair_list(path: Path, pairs: Sequence[tuple[Pair, float]], scorer: str
     write_csv(path, rows, "similarity_" + re.sub(r"\W+", "_", scorer))
 
 
-def write_csv(path: Path, pairs: Iterable[Pair], similarity: str = "similarity") -> int:
+def write_csv(
+    path: Path, pairs: Iterable[Pair], similarity: str = "similarity", synthetic: SyntheticRecords | None = None
+) -> int:
     """Write pairs as a CSV in SkyScript's schema with label and split, a row a caption; return the number of rows.
 
     A line break in a caption becomes a space, since a row is a line. Of the splits, ``train``, ``val`` and ``test`` are read
@@ -138,6 +143,7 @@ def write_csv(path: Path, pairs: Iterable[Pair], similarity: str = "similarity")
         path: of the CSV.
         pairs: in order.
         similarity: name of the column.
+        synthetic: records of pictures that a model has drawn; where there are some, two further columns tell of them.
 
     Raises:
         StorageError: the disk is full or refuses.
@@ -145,36 +151,43 @@ def write_csv(path: Path, pairs: Iterable[Pair], similarity: str = "similarity")
     count = 0
     with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["filepath", "title", "label", "split", similarity])
+        rows.writerow(["filepath", "title", "label", "split", similarity, *(field.name for field in FIELDS if synthetic)])
         for pair in pairs:
             known = [pair.class_name or "", pair.split or "", "" if pair.similarity is None else repr(pair.similarity)]
+            if synthetic:
+                told = synthetic.describe(pair.key)
+                known += [str(told["synthetic"]).lower(), told["provenance"] or ""]
             for caption in pair.captions:
                 rows.writerow([pair.key, _LINE_BREAK.sub(" ", caption), *known])
             count += len(pair.captions)
     return count
 
 
-def _write_csv(path: Path, pairs: PairList, progress: Progress) -> Exported:
+def _write_csv(path: Path, pairs: PairList, progress: Progress, synthetic: SyntheticRecords) -> Exported:
     def shown() -> Iterable[Pair]:
         for done, pair in enumerate(pairs):
             progress(done, len(pairs))
             yield pair
 
-    captions = write_csv(path, shown())
+    captions = write_csv(path, shown(), synthetic=synthetic)
     progress(len(pairs), len(pairs))
     return Exported(len(pairs), captions, 0, 1)
 
 
-def _write_parquet(path: Path, pairs: PairList, progress: Progress, selection: str) -> Exported:
+def _write_parquet(path: Path, pairs: PairList, progress: Progress, selection: str, synthetic: SyntheticRecords) -> Exported:
     require_own_card(path.parent)
     done = captions = 0
-    with writing(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+    schema = pa.schema([*SCHEMA, *(FIELDS if synthetic else ())])
+    with writing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for batch in pairs.batches():
-            writer.write_batch(batch)
+            told = [synthetic.describe(key) for key in batch.column("key").to_pylist()] if synthetic else []
+            further = [pa.array([row[field.name] for row in told], field.type) for field in FIELDS if synthetic]
+            writer.write_batch(pa.record_batch([*batch.columns, *further], schema=schema))
             done, captions = done + batch.num_rows, captions + len(batch.column("captions").flatten())
             progress(done, len(pairs))
     exported = Exported(done, captions, 0, 1)
-    write_card(path.parent, pairs, group_by_split(pairs), asdict(exported), {}, selection)  # 🤗 datasets reads no Arrow maps
+    # No patterns: 🤗 datasets reads no Arrow maps.
+    write_card(path.parent, pairs, group_by_split(pairs), asdict(exported), {}, selection, synthetic)
     return exported
 
 

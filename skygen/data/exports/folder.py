@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from skygen.data.exports.rows import Group, Row, check_key, check_room, describe, known_columns, read_image, rows_of
+from skygen.data.exports.synthetic import SyntheticRecords
 from skygen.data.formats.imagefolder import METADATA
 from skygen.data.pair import Pair, name_split
 from skygen.data.rejects import Rejects
@@ -26,7 +27,12 @@ _SEPARATORS = re.compile(r"[\W_]+")
 
 
 def write_folder(
-    pairs: PairList, groups: list[Group], destination: Path, rejects: Rejects, progress: Callable[[int, int], None]
+    pairs: PairList,
+    groups: list[Group],
+    destination: Path,
+    rejects: Rejects,
+    progress: Callable[[int, int], None],
+    synthetic: SyntheticRecords,
 ) -> tuple[int, int]:
     """Copy the images of every split byte for byte, and list them with what is known.
 
@@ -39,6 +45,7 @@ def write_folder(
         destination: a folder of one's own.
         rejects: where an image that cannot be used is noted.
         progress: is told the pairs done and in all.
+        synthetic: records of pictures that a model has drawn.
 
     Returns:
         How many pairs and captions are listed.
@@ -65,7 +72,7 @@ def write_folder(
                 except ImageError as error:
                     rejects.add(row["key"], str(error), str(locate_image(root, row["key"])))
                 else:
-                    line = {"file_name": name, **describe(row, columns)}
+                    line = {"file_name": name, **describe(row, columns), **synthetic.describe(row["key"])}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
                     listed, captions = listed + 1, captions + len(line["captions"])
                 done += 1

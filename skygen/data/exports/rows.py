@@ -58,12 +58,12 @@ class Group(NamedTuple):
     pairs: PairList
 
 
-def group_by_split(pairs: PairList) -> list[Group]:
-    """Part a selection by split, in the order in which they appear."""
+def group_by_split(pairs: PairList, unsplit: str = WITHOUT_SPLIT) -> list[Group]:
+    """Part a selection by split, in the order in which they appear; ``unsplit`` names the pairs of which none is known."""
     column = pairs.column("split")
     names: dict[str, list[str | None]] = {}
     for split in column.unique().to_pylist():
-        names.setdefault(re.sub(r"\W+", "_", split or "") or WITHOUT_SPLIT, []).append(split)
+        names.setdefault(re.sub(r"\W+", "_", split or "") or unsplit, []).append(split)
     groups = []
     for name, splits in names.items():
         mask = pc.is_in(column, pa.array(splits, pa.string())).to_numpy()
@@ -183,9 +183,13 @@ def _size_of(path: Path) -> int:
     return 0
 
 
-def fingerprint_export(pairs: PairList, form: str, pairs_a_shard: int) -> str:
-    """Hash what decides the bytes of an export: captions, order, splits, known columns, form and shards; 16 digits."""
-    digest = sha256(json.dumps([pairs.fingerprint(), known_columns(pairs), form, pairs_a_shard]).encode())
+def fingerprint_export(pairs: PairList, form: str, pairs_a_shard: int, records: str = "") -> str:
+    """Hash what decides the bytes of an export: captions, order, splits, known columns, form and shards; 16 digits.
+
+    ``records`` is the fingerprint of what is told of synthetic pictures.
+    """
+    said = [pairs.fingerprint(), known_columns(pairs), form, pairs_a_shard, *filter(None, [records])]
+    digest = sha256(json.dumps(said).encode())
     digest.update("\n".join(pairs.column("split").fill_null("").to_pylist()).encode())
     return digest.hexdigest()[:16]
 

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import pyarrow.compute as pc
 
 from skygen.data.exports.rows import Group, check_room, describe, read_image, rows_of, write_manifest
+from skygen.data.exports.synthetic import SyntheticRecords
 from skygen.data.rejects import Reject, Rejects
 from skygen.data.skyscript import locate_image
 from skygen.data.table import PairList
@@ -59,6 +60,7 @@ def write_shards(
     rejects: Rejects,
     progress: Callable[[int, int], None],
     pairs_a_shard: int,
+    synthetic: SyntheticRecords,
 ) -> list[Shard]:
     """Write the shards of every split that are not there yet.
 
@@ -70,6 +72,7 @@ def write_shards(
         rejects: where an image that cannot be used is noted.
         progress: is told the pairs done and in all.
         pairs_a_shard: at most so many in each.
+        synthetic: records of pictures that a model has drawn.
 
     Returns:
         All shards, old and new.
@@ -91,7 +94,7 @@ def write_shards(
     for name, part in plan.items():
         if name not in finished:
             say = partial(_progress_from, progress, done, len(pairs))
-            finished[name] = _write_shard(destination / name, part, pairs.tables[0].root, name_member, say)
+            finished[name] = _write_shard(destination / name, part, name_member, synthetic, say)
             about["shards"] = {shard: asdict(finished[shard]) for shard in plan if shard in finished}
             write_manifest(destination / MANIFEST, about)
         rejects.add_all(finished[name].rejected)
@@ -142,8 +145,13 @@ def _progress_from(progress: Callable[[int, int], None], before: int, total: int
 
 
 def _write_shard(
-    path: Path, part: PairList, root: Path, name_member: Callable[[str], str], progress: Callable[[int], None]
+    path: Path,
+    part: PairList,
+    name_member: Callable[[str], str],
+    synthetic: SyntheticRecords,
+    progress: Callable[[int], None],
 ) -> Shard:
+    root = part.tables[0].root
     rejected: list[Reject] = []
     pairs = captions = 0
     with writing(path) as temporary:
@@ -154,7 +162,7 @@ def _write_shard(
                 except ImageError as error:
                     rejected.append(Reject(row["key"], str(error), str(locate_image(root, row["key"]))))
                 else:
-                    said = describe(row)
+                    said = describe(row) | synthetic.describe(row["key"])
                     name, ending = name_member(row["key"]), row["key"].rpartition(".")[2].lower()
                     _add(archive, f"{name}.{ending}", data)
                     _add(archive, f"{name}.txt", said["text"].encode())

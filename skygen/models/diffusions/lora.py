@@ -133,13 +133,14 @@ def network_of(family: DiffusionFamily) -> Any:
     return getattr(family.pipeline, family.network_name)
 
 
-def load_adapter(family: DiffusionFamily, folder: Path, name: str) -> dict[str, Any]:
+def load_adapter(family: DiffusionFamily, folder: Path, name: str, label: str = "default_0") -> dict[str, Any]:
     """Put a saved adapter on the pipeline that it was trained for.
 
     Args:
         family: the loaded pipeline.
         folder: with ``pytorch_lora_weights.safetensors``, saved by skygen or any script of diffusers.
         name: that the pipeline was loaded by, for the errors.
+        label: what PEFT is to call it; another for each of several.
 
     Returns:
         What ``skygen.json`` beside it says; empty where another program has made it.
@@ -151,11 +152,11 @@ def load_adapter(family: DiffusionFamily, folder: Path, name: str) -> dict[str, 
     with reading_weights(str(folder)):
         about = require_fitting(family, folder, name)
         try:
-            family.pipeline.load_lora_weights(str(folder), weight_name=WEIGHTS_FILE)
+            family.pipeline.load_lora_weights(str(folder), weight_name=WEIGHTS_FILE, adapter_name=label)
         except (ValueError, RuntimeError, KeyError) as error:  # what diffusers raises for names and sizes it cannot place
             reason = str(error).strip().splitlines()[0].rstrip(".:")
             raise ConfigError(f"{_unfit(family, folder, name)} ({reason}); give the base that it was trained on.") from error
-    _require_loaded(family, folder, name)
+    _require_loaded(family, folder, name, label)
     return about
 
 
@@ -174,7 +175,7 @@ def round_base(family: DiffusionFamily, dtype: torch.dtype) -> None:
                     buffer.data = buffer.data.to(dtype)
 
 
-def _require_loaded(family: DiffusionFamily, folder: Path, name: str) -> None:
+def _require_loaded(family: DiffusionFamily, folder: Path, name: str, label: str) -> None:
     """Raise ConfigError where not every update in the file is on the networks.
 
     Of names that it does not know, or of a second kind of names, diffusers makes the layers and leaves their updates at zero,
@@ -185,7 +186,7 @@ def _require_loaded(family: DiffusionFamily, folder: Path, name: str) -> None:
     saved = load_file(folder / WEIGHTS_FILE)
     held = sum(bool(tensor.any()) for key, tensor in saved.items() if key.endswith(_SECOND))
     networks = [part for part in family.pipeline.components.values() if isinstance(part, nn.Module)]
-    updates = [parameter for network in networks for key, parameter in network.named_parameters() if ".lora_B." in key]
+    updates = [parameter for network in networks for key, parameter in network.named_parameters() if f".lora_B.{label}." in key]
     loaded = sum(bool(update.any()) for update in updates)
     if not updates or loaded < held:
         raise ConfigError(
