@@ -147,7 +147,7 @@ class Studio:
         _check("number of pictures", count, 1, MOST_PICTURES)
         _check("number of candidates", candidates, 1, MOST_CANDIDATES)
         generation = GenerationSettings(
-            num_inference_steps=steps, guidance_scale=guidance, batch_size=max(PICTURES_AT_A_TIME, candidates)
+            threads=0, num_inference_steps=steps, guidance_scale=guidance, batch_size=max(PICTURES_AT_A_TIME, candidates)
         )
         selection, folder = SelectionSettings(candidates), self._new_folder()
         samples = draw_samples(

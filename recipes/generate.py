@@ -13,7 +13,7 @@ picture what it is drawn from. The same command again, on any number of processe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ from skygen.evaluation.alignment import skyclip_scores
 from skygen.evaluation.panel import list_scorers, load_scorer, log_training, name_data_set, require_scorers
 from skygen.evaluation.scores import Score, format_table, to_metrics
 from skygen.generation.bulk import BulkDrawing
+from skygen.generation.origin import describe_origin
 from skygen.generation.plan import Plan
 from skygen.generation.prompt_sources import count_pictures, read_pair_prompts
 from skygen.generation.prompts import Prompt, PromptSettings, read_prompts
 from skygen.generation.sampling import GenerationSettings, SelectionSettings, draw_samples, pictures_at_a_time
+from skygen.generation.synthetic_card import SetFacts, write_synthetic_card
 from skygen.models.device import start_accelerator
 from skygen.models.diffusion import Diffusion
 from skygen.models.diffusions.metadata_fields import MetadataWish
@@ -86,13 +88,10 @@ def main(config: Config) -> None:
         side = config.generation.resolution or diffusion.resolution
         prompts = choose_prompts(config, rejects, side)
         seeds = Seeds(config.run.seed)
-        origin = {
-            "model": "tuned" if config.model.adapter else "base",
-            "base": config.model.name,
-            "adapter": str(config.model.adapter or ""),
-        }
+        origin = describe_origin(diffusion, config.model.name, config.model.adapter)
+        weights = {"base": origin["base_fingerprint"], "adapter": origin["adapter_sha256"]}
         drawing = BulkDrawing(
-            Plan(prompts, config.selection.candidates, seeds),
+            Plan(prompts, config.selection.candidates, seeds, weights),
             run.folder,
             partial(
                 draw_samples, diffusion, scorer, prompts, generation=config.generation, selection=config.selection, seeds=seeds,
@@ -110,11 +109,15 @@ def main(config: Config) -> None:
             records = drawing.complete()
             mean = np.mean([record["skyclip_score"] for record in records])
             logger.info(f"{drawing.samples}: {len(records)} pictures, mean SkyCLIP score {mean:.4f}")
+            scores: list[Score] = []
             if config.scorer.also:
                 del diffusion  # room for the other scorers
                 scores = score_pictures(config, scorer, drawing.samples, records, device)
                 run.write_json("metrics.json", to_metrics("skygen-v1", scores))
                 logger.info(format_table(scores))
+            source = config.prompts.file.name if config.prompts.file else f"{config.prompts.made_of} of pairs"
+            facts = SetFacts(config.run.name, prompts=source, scores=[asdict(score) for score in scores])
+            write_synthetic_card(drawing.samples, records, facts)
 
 
 def choose_prompts(config: Config, rejects: Rejects, side: int) -> list[Prompt]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, final
@@ -19,6 +19,7 @@ from skygen.storage import to_words, writing
 PLAN: Final = "plan.jsonl"
 SUMMARY: Final = "plan.json"
 SCHEMA: Final = "skygen-plan-v1"
+_MEND: Final = "go on with the first, or take another --run.name."
 _SAID: Final = {"text": "prompt", "class": "class", "source": "source", "seeds": "seeds", "metadata": "metadata", "key": "key"}
 
 
@@ -31,11 +32,13 @@ class Plan:
         prompts: one a picture.
         candidates: drawn for each picture.
         seeds: candidate ``c`` of picture ``i`` starts from the seed derived from (``image``, i, c).
+        weights: that draw, by part: a fingerprint of each, so that other weights under the same name are noticed.
     """
 
     prompts: Sequence[Prompt]
     candidates: int
     seeds: Seeds
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Yield what is planned of each picture, in their order."""
@@ -59,7 +62,7 @@ class Plan:
             folder: of the run.
 
         Raises:
-            ConfigError: an earlier start planned something else, or more pictures.
+            ConfigError: an earlier start planned something else, or more pictures, or drew with other weights.
             StorageError: the disk is full or refuses.
         """
         path = folder / PLAN
@@ -69,6 +72,7 @@ class Plan:
             digest.update(content[-1])
         if path.is_file():
             self._compare(path, path.read_bytes().splitlines(keepends=True), content)
+            self._compare_weights(folder / SUMMARY)
         with writing(path) as temporary:
             temporary.write_bytes(b"".join(content))
         summary = {
@@ -78,18 +82,25 @@ class Plan:
             "sha256": digest.hexdigest(),
             "prompts": len({prompt.text for prompt in self.prompts}),
             **count_by(self.prompts),
+            "weights": dict(self.weights),
         }
         _write_summary(folder, summary)
 
     def _compare(self, path: Path, before: Sequence[bytes], now: Sequence[bytes]) -> None:
-        mend = "go on with the first, or take another --run.name."
         for number, (old, new) in enumerate(zip(before, now, strict=False)):
             if old != new:
                 raise ConfigError(
-                    f"{path}: this run was begun with another plan: picture {number} had {_differs(old, new)}; {mend}"
+                    f"{path}: this run was begun with another plan: picture {number} had {_differs(old, new)}; {_MEND}"
                 )
         if len(before) > len(now):
-            raise ConfigError(f"{path}: this run was begun with {len(before):,} pictures, now it is {len(now):,}; {mend}")
+            raise ConfigError(f"{path}: this run was begun with {len(before):,} pictures, now it is {len(now):,}; {_MEND}")
+
+    def _compare_weights(self, path: Path) -> None:
+        before = json.loads(path.read_text(encoding="utf-8")).get("weights", {}) if path.is_file() else {}
+        for part, old in before.items():
+            if (new := self.weights.get(part, "")) != old:
+                what = f"another {part}: its weights were {_show(old)}, now they are {_show(new)}"
+                raise ConfigError(f"{path}: this run was begun with {what}; {_MEND}")
 
 
 @final

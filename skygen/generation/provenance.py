@@ -129,7 +129,7 @@ def convert_synthetic(source: Path, target: Path, *, quality: int = 95) -> None:
 
 
 def read_label(path: Path) -> SyntheticLabel | None:
-    """Read what a picture says of itself; of a JPEG or WebP no pixel is decoded.
+    """Read what a picture says of itself; its pixels are decoded only where no label stands before them.
 
     Args:
         path: a PNG, JPEG or WebP of any program.
@@ -139,12 +139,12 @@ def read_label(path: Path) -> SyntheticLabel | None:
 
     Raises:
         UnavailableError: there is no such file.
-        DataError: it is no image, or damaged.
+        DataError: it is no image, or damaged before the label ends.
     """
     try:
         with Image.open(path) as image:
-            if image.format == "PNG":
-                image.load()  # a PNG may have text after its pixels
+            if image.format == "PNG" and not {"skygen", "XML:com.adobe.xmp"} & image.info.keys():
+                image.load()  # other programs put their text behind the pixels
             info = dict(image.info)
     except FileNotFoundError as error:
         raise UnavailableError(f"{path}: there is no such file; give a picture.") from error

@@ -124,7 +124,7 @@ def _count(records: Iterable[Mapping[str, Any]]) -> _Counts:
             name = parse_file_name(str(record["key"]))
             counts.collections[name.source if name else ""] += 1
         names = ("base", "base_fingerprint", "adapter", "adapter_sha256")
-        counts.models[tuple(name_without_place(str(record.get(name) or "")) for name in names)] += 1
+        counts.models[tuple(str(record.get(name) or "") for name in names)] += 1
         used = {name: record[name] for name in SETTINGS if record.get(name) is not None}
         counts.settings[json.dumps(used)] += 1
         counts.terms.add(str(record.get("terms") or ""))
@@ -182,7 +182,7 @@ def _tell_contents(counts: _Counts, facts: SetFacts) -> list[str]:
 def _tell_models(counts: _Counts, facts: SetFacts) -> list[str]:
     rows = []
     for (base, fingerprint, adapter, digest), count in sorted(counts.models.items()):
-        cells = (base, fingerprint, adapter or "none", digest)
+        cells = (name_without_place(base), fingerprint, name_without_place(adapter) or "none", digest)
         rows.append("| " + " | ".join(quote_in_table(cell) for cell in cells) + f" | {count:,} |")
     table = ["| base | fingerprint | adapter | SHA-256 | pictures |", "|---|---|---|---|---|", *rows]
     settings = []

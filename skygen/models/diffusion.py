@@ -119,8 +119,8 @@ class Diffusion:
 
         Checkpointing is on where they say so; ``compile`` is for after ``attach``.
         """
-        adapter = settings.adapter if with_adapter else None
-        diffusion = cls.load(settings.name, adapter, device=device, objective=objective, dtype=getattr(torch, settings.dtype))
+        adapter, dtype = settings.adapter if with_adapter else None, getattr(torch, settings.dtype)
+        diffusion = cls.load(settings.name, adapter, device=device, objective=objective, dtype=dtype)
         if settings.gradient_checkpointing:
             diffusion.enable_gradient_checkpointing()
         return diffusion
@@ -290,12 +290,11 @@ class Diffusion:
             num_inference_steps: denoising steps.
             guidance_scale: weight of the prompt (Ho & Salimans 2022); 1 is none.
             resolution: side in pixels; the model's own when left out.
-            metadata: how each image is to look as if taken, for a denoiser that is told it; the base, which is what a
-                ``lora_scale`` of 0 draws with, is told nothing.
+            metadata: how each image is to look as if taken; with a ``lora_scale`` of 0 the denoiser is told nothing.
             settings: all that can be asked, in place of steps, guidance and resolution.
             images: what each image begins as; resized to the size that is drawn.
             on_step: called with the denoising steps done and those in all; what it raises ends the drawing.
-            on_preview: called with the place of an image among the prompts and what is to be seen of it so far.
+            on_preview: called with an image's place and what is to be seen of it.
             preview_every: steps from one preview to the next.
 
         Returns:
@@ -304,9 +303,7 @@ class Diffusion:
         Raises:
             ConfigError: this model cannot be asked for that.
         """
-        asked = settings or SamplingSettings(
-            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, resolution=resolution
-        )
+        asked = settings or SamplingSettings("model", num_inference_steps, guidance_scale, resolution=resolution)
         sampler = Sampler(self.family, asked, from_images=bool(images))
         acting = adapter_strength.acting((self.network, *self._text_encoders.networks), asked.lora_scale)
         encoders = self._text_encoders.brought_to(self.network.device)

@@ -48,24 +48,36 @@ def test_the_same_plan_and_a_longer_one_are_gone_on_with(tmp_path: Path) -> None
 
 
 MEND = "; go on with the first, or take another --run.name."
+LAKE, DAM, COARSE = Prompt("a lake"), Prompt("a dam", class_name="dam"), replace(PROMPTS[1], metadata=ImageMetadata(gsd=1.0))
 OTHER = [
-    (replace(PLAN, prompts=[*PROMPTS[:2], Prompt("a lake")]), 'another plan: picture 2 had the prompt "a dam", now it is "a lake"'),
-    (replace(PLAN, prompts=[Prompt("a dam", class_name="dam"), *PROMPTS[1:]]),
-     'another plan: picture 0 had the class left out, now it is "dam"'),
-    (replace(PLAN, prompts=[PROMPTS[0], replace(PROMPTS[1], metadata=ImageMetadata(gsd=1.0)), PROMPTS[2]]),
-     'another plan: picture 1 had the metadata {"gsd": 0.5}, now it is {"gsd": 1.0}'),
-    (replace(PLAN, prompts=PROMPTS[:2]), "3 pictures, now it is 2"),
-]  # fmt: skip
+    ([*PROMPTS[:2], LAKE], 'another plan: picture 2 had the prompt "a dam", now it is "a lake"'),
+    ([DAM, *PROMPTS[1:]], 'another plan: picture 0 had the class left out, now it is "dam"'),
+    ([PROMPTS[0], COARSE, PROMPTS[2]], 'another plan: picture 1 had the metadata {"gsd": 0.5}, now it is {"gsd": 1.0}'),
+    (PROMPTS[:2], "3 pictures, now it is 2"),
+]
 
 
 @pytest.mark.parametrize(("other", "what"), OTHER)
-def test_another_plan_is_refused_in_one_sentence(other: Plan, what: str, tmp_path: Path) -> None:
+def test_another_plan_is_refused_in_one_sentence(other: list[Prompt], what: str, tmp_path: Path) -> None:
     PLAN.keep(tmp_path)
     before = (tmp_path / "plan.jsonl").read_bytes()
     with pytest.raises(ConfigError) as raised:
-        other.keep(tmp_path)
+        replace(PLAN, prompts=other).keep(tmp_path)
     assert str(raised.value) == f"{tmp_path / 'plan.jsonl'}: this run was begun with {what}{MEND}"
     assert (tmp_path / "plan.jsonl").read_bytes() == before
+
+
+def test_other_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:
+    begun = replace(PLAN, weights={"base": "0123", "adapter": ""})
+    begun.keep(tmp_path)
+    begun.keep(tmp_path)
+    for part, fingerprint, what in (
+        ("base", "4567", 'another base: its weights were "0123", now they are "4567"'),
+        ("adapter", "89ab", 'another adapter: its weights were left out, now they are "89ab"'),
+    ):
+        with pytest.raises(ConfigError) as raised:
+            replace(PLAN, weights={**begun.weights, part: fingerprint}).keep(tmp_path)
+        assert str(raised.value) == f"{tmp_path / 'plan.json'}: this run was begun with {what}{MEND}"
 
 
 def test_a_first_batch_tells_time_and_room(tmp_path: Path) -> None:

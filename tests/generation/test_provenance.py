@@ -234,9 +234,14 @@ def test_what_cannot_be_read_is_explained(tmp_path: Path) -> None:
     ):
         read_label(tmp_path / "text.png")
     save_synthetic(draw(), tmp_path / "cut.png", RECORD)
-    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-40])
+    data = (tmp_path / "cut.png").read_bytes()
+    for length in (20, 200, 1500):
+        (tmp_path / "cut.png").write_bytes(data[:length])
+        with pytest.raises(DataError, match=r"cut.png: not readable as an image \(.+\); copy or draw it anew.$"):
+            read_label(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes(data[:-40])
     with pytest.raises(DataError, match=r"cut.png: not readable as an image \(.+\); copy or draw it anew.$"):
-        read_label(tmp_path / "cut.png")
+        convert_synthetic(tmp_path / "cut.png", tmp_path / "b.png")
 
 
 def test_what_cannot_be_written_is_explained(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from skygen.errors import ConfigError, StorageError
 from skygen.generation import sampling
 from skygen.generation.memory import Parts, is_out_of_memory
 from skygen.generation.prompts import Prompt
+from skygen.generation.provenance import save_synthetic
 from skygen.generation.records import merge_records
 from skygen.generation.sampling import (
     GenerationSettings,
@@ -162,7 +164,7 @@ def test_what_was_drawn_before_an_interruption_is_kept(models: Models, tmp_path:
 
 
 def test_a_full_disk_loses_no_picture_that_was_written(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = sampling.save_synthetic
+    save = save_synthetic
 
     def full(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
         if record["index"] == 1:
@@ -186,7 +188,7 @@ def test_no_metadata_is_no_records(tmp_path: Path) -> None:
 def test_where_memory_does_not_suffice_parts_are_halved_and_nothing_is_lost(caplog: pytest.LogCaptureFixture) -> None:
     tried: list[int] = []
 
-    def work(jobs: list[int]) -> list[int]:
+    def work(jobs: Sequence[int]) -> list[int]:
         tried.append(len(jobs))
         if len(jobs) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
@@ -203,16 +205,17 @@ def test_where_memory_does_not_suffice_parts_are_halved_and_nothing_is_lost(capl
 
 
 def test_no_memory_for_one_picture_is_explained_and_other_errors_pass() -> None:
-    def fail(jobs: list[int]) -> list[int]:
+    def fail(jobs: Sequence[int]) -> list[int]:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
 
     with pytest.raises(ConfigError) as raised:
         Parts(2).work(fail, [1, 2])
     assert str(raised.value) == (
-        "out of memory with one picture at a time: take a smaller --generation.resolution or model, or a device with more memory."
+        "out of memory with one picture at a time: take a smaller --generation.resolution or model, or a device with more "
+        "memory."
     )
 
-    def wrong(jobs: list[int]) -> list[int]:
+    def wrong(jobs: Sequence[int]) -> list[int]:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="shapes"):

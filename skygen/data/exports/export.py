@@ -85,11 +85,7 @@ def export(
         StorageError: there is not enough room, or the disk refuses.
     """
     root = _require_one_root(pairs)
-    own, source = destination.resolve(), root.resolve()
-    if own.is_relative_to(source) or source.is_relative_to(own):
-        raise ConfigError(
-            f"{destination} and the data set {root} lie one in the other and would mix; choose a folder outside it"
-        )
+    _require_apart(root, destination)
     if pairs_a_shard < 1:
         raise ConfigError(f"{pairs_a_shard} pairs a shard: give at least 1")
     synthetic = find_synthetic(root)
@@ -207,3 +203,11 @@ def _require_one_root(pairs: PairList) -> Path:
         named = " and ".join(map(str, roots)) or "none"
         raise ConfigError(f"the pairs are of {len(roots)} data sets ({named}); export each by itself")
     return roots[0]
+
+
+def _require_apart(root: Path, destination: Path) -> None:
+    own, source = destination.resolve(), root.resolve()
+    if own.is_relative_to(source) or source.is_relative_to(own):
+        raise ConfigError(
+            f"{destination} and the data set {root} lie one in the other and would mix; choose a folder outside it"
+        )

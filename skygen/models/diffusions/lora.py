@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -152,7 +153,9 @@ def load_adapter(family: DiffusionFamily, folder: Path, name: str, label: str = 
     with reading_weights(str(folder)):
         about = require_fitting(family, folder, name)
         try:
-            family.pipeline.load_lora_weights(str(folder), weight_name=WEIGHTS_FILE, adapter_name=label)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Already found a `peft_config`")  # of another adapter, as is asked
+                family.pipeline.load_lora_weights(str(folder), weight_name=WEIGHTS_FILE, adapter_name=label)
         except (ValueError, RuntimeError, KeyError) as error:  # what diffusers raises for names and sizes it cannot place
             reason = str(error).strip().splitlines()[0].rstrip(".:")
             raise ConfigError(f"{_unfit(family, folder, name)} ({reason}); give the base that it was trained on.") from error

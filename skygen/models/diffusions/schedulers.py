@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import wraps
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -83,16 +84,27 @@ def begin_between(scheduler: Any, steps: int, strength: float) -> None:
         raise ConfigError(
             f"generation.strength {strength:g} of generation.num_inference_steps {steps} leaves no step; raise one of them."
         )
-    whole = scheduler.set_timesteps
+    set_all, take_step = scheduler.set_timesteps, scheduler.step
+    set_begin = getattr(scheduler, "set_begin_index", None)
+    begin = (steps - taken) * scheduler.order
+    whole: list[Any] = []
 
+    @wraps(set_all)
     def set_timesteps(*arguments: Any, **named: Any) -> None:
-        whole(*arguments, **named)
-        begin = (steps - taken) * scheduler.order
-        scheduler.timesteps = scheduler.timesteps[begin:]
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(begin)
+        set_all(*arguments, **named)
+        whole[:] = [scheduler.timesteps]
+        scheduler.timesteps = scheduler.timesteps[begin:]  # what the pipeline goes through
+        if set_begin is not None:
+            set_begin(begin)
 
-    scheduler.set_timesteps = set_timesteps
+    @wraps(take_step)
+    def step(*arguments: Any, **named: Any) -> Any:
+        scheduler.timesteps = whole[0]  # a scheduler of several steps counts in all of them which is its last
+        return take_step(*arguments, **named)
+
+    scheduler.set_timesteps, scheduler.step = set_timesteps, step
+    if set_begin is not None:
+        scheduler.set_begin_index = lambda _: set_begin(begin)  # the pipeline of SDXL says 0 before its first step
 
 
 def noise_to_begin(

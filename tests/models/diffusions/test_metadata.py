@@ -135,8 +135,9 @@ def test_pictures_follow_what_is_told(diffusion: Diffusion) -> None:
     conditioner = draw_weights(MetadataConditioner(ALL, diffusion.network, Seeds(0)))
 
     def pictures(*described: ImageMetadata) -> list[Any]:
-        with conditioner.told(described):
-            drawn = diffusion.sample(["a harbor"] * len(described), [3] * len(described), num_inference_steps=2)
+        diffusion.metadata = conditioner
+        prompts, seeds = ["a harbor"] * len(described), [3] * len(described)
+        drawn = diffusion.sample(prompts, seeds, num_inference_steps=2, metadata=described)
         return [np.asarray(image, np.int16) for image in drawn]
 
     swiss, landsat, again = pictures(SWISS, LANDSAT, SWISS)
