@@ -6,6 +6,7 @@ export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSO
 out=runs/quickstart
 configs=recipes/configs
 launch="accelerate launch --quiet --config_file recipes/launch/cpu.yaml"
+launch_two="accelerate launch --quiet --config_file recipes/launch/two_cpus.yaml"  # a picture is drawn by one core alone
 prompts=$out/data/benchmark/SkyScript_cls/img_txt_pairs_val.csv
 
 # A small SkyScript of six kinds of object that the base models have never seen.
@@ -19,10 +20,10 @@ $launch recipes/finetune_captioner.py $configs/finetune_captioner/miniature.yaml
 $launch recipes/finetune_diffusion.py $configs/finetune_diffusion/miniature.yaml
 
 # The same prompts and seeds, drawn by the base and by the tuned model; then the best of four by SkyCLIP.
-$launch recipes/generate.py $configs/generate/miniature.yaml --run.name base --prompts.file $prompts
-$launch recipes/generate.py $configs/generate/miniature.yaml --run.name tuned --prompts.file $prompts \
+$launch_two recipes/generate.py $configs/generate/miniature.yaml --run.name base --prompts.file $prompts
+$launch_two recipes/generate.py $configs/generate/miniature.yaml --run.name tuned --prompts.file $prompts \
     --model.adapter $out/diffusion/adapter
-$launch recipes/generate.py $configs/generate/miniature.yaml --run.name best_of_four --prompts.file $prompts \
+$launch_two recipes/generate.py $configs/generate/miniature.yaml --run.name best_of_four --prompts.file $prompts \
     --model.adapter $out/diffusion/adapter --prompts.limit 12 --selection.candidates 4
 
 # Captions for the generated images, and everything scored against real pairs that no training has seen.
