@@ -17,14 +17,12 @@ from typing import Any, Final, final
 
 import jinja2
 
-from skygen.data.exports.markdown import escape, fence, quote_in_table
+from skygen.data.exports.markdown import CARD, MARK, escape, fence, is_foreign, quote_in_table
 from skygen.data.exports.markdown import name_without_place as name_without_place
 from skygen.data.exports.markdown import quote as quote
 from skygen.evaluation.scores import Score
 from skygen.storage import writing
 
-CARD: Final = "README.md"
-MARK: Final = "<!-- written by skygen; the next export to this folder writes it anew -->"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LOG = logging.getLogger("skygen")
 
@@ -94,7 +92,7 @@ def write_card(folder: Path, facts: CardFacts, kind: CardKind) -> Path:
         StorageError: the disk is full or refuses.
     """
     path = folder / CARD
-    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+    if is_foreign(path):
         _LOG.warning(f"{path}: not written by skygen, and left as it is; the adapter's card is not written.")
         return path
     text = _render(facts, kind)

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import yaml
 
+from skygen.data.exports.markdown import CARD
 from skygen.models.diffusion import Diffusion
 from skygen.models.diffusions.lora import WEIGHTS_FILE
 from skygen.models.weights import find_cached
 
-CARD: Final = "README.md"
 LIBRARIES: Final = ("skygen", "torch", "diffusers")
 """Whose versions are noted: with the same ones the same record gives the same picture."""
 _HEADER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*\r?(?:\n|\Z)", re.DOTALL)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
 
-from skygen.data.exports.card import CARD, CREDIT_OF_CAPTIONS, MARK, credit_collections
-from skygen.data.exports.markdown import escape, fence, name_without_place, quote, quote_in_table
+from skygen.data.exports.card import CREDIT_OF_CAPTIONS, credit_collections
+from skygen.data.exports.markdown import CARD, MARK, escape, fence, is_foreign, name_without_place, quote, quote_in_table
 from skygen.data.skyscript import parse_file_name
 from skygen.generation.xmp import DESCRIPTION
 from skygen.storage import writing
@@ -93,7 +93,7 @@ def write_synthetic_card(folder: Path, records: Iterable[Mapping[str, Any]], fac
         StorageError: the disk is full or refuses.
     """
     path = folder / CARD
-    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+    if is_foreign(path):
         _LOG.warning(f"{path}: not written by skygen, and left as it is; the card of the set is not written.")
         return path
     counts = _count(records)

@@ -60,7 +60,8 @@ def pictures(run_folder: Path) -> list[Path]:
 
 
 def digests(run_folder: Path) -> dict[str, str]:
-    files = [path for path in (run_folder / "samples").rglob("*") if path.is_file()]
+    """Hash all that a run has made, but for the card, which has the run's name."""
+    files = [path for path in (run_folder / "samples").rglob("*") if path.is_file() and path.name != "README.md"]
     hashed = {path.relative_to(run_folder).as_posix(): sha256(path.read_bytes()).hexdigest() for path in files}
     return hashed | {"plan.jsonl": sha256((run_folder / "plan.jsonl").read_bytes()).hexdigest()}
 
@@ -97,6 +98,7 @@ def test_a_set_killed_again_and_again_is_byte_for_byte_the_unbroken_one(words: d
     expected = digests(tmp_path / "unbroken")
     assert len(expected) == PICTURES + 2
     assert digests(broken) == expected
+    assert f"{PICTURES} pictures drawn by a model" in (broken / "samples" / "README.md").read_text(encoding="utf-8")
     records = [json.loads(line) for line in (broken / "samples" / "metadata.jsonl").read_text().splitlines()]
     assert [record["index"] for record in records] == list(range(PICTURES))
     seconds = time.monotonic() - begun

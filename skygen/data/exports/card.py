@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from skygen.data.exports.markdown import quote
+from skygen.data.exports.markdown import CARD, MARK, is_foreign, quote
 from skygen.data.exports.rows import WITHOUT_SPLIT, Group
 from skygen.data.exports.synthetic import SyntheticRecords
 from skygen.data.skyscript import SOURCES
@@ -16,8 +16,6 @@ from skygen.data.table import PairList
 from skygen.errors import ConfigError
 from skygen.storage import writing
 
-CARD = "README.md"
-MARK = "<!-- written by skygen; the next export to this folder writes it anew -->"
 CREDIT_OF_CAPTIONS = (
     "Captions and tags that are made from OpenStreetMap: © OpenStreetMap contributors, ODbL 1.0,",
     "<https://www.openstreetmap.org/copyright>.",
@@ -32,7 +30,7 @@ def require_own_card(folder: Path) -> None:
         ConfigError: it is not, and would be lost.
     """
     card = folder / CARD
-    if card.exists() and MARK not in card.read_text(encoding="utf-8", errors="replace"):
+    if is_foreign(card):
         raise ConfigError(f"{card} is not from an export and would be lost; choose another folder")
 
 

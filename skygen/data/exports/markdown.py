@@ -1,14 +1,22 @@
-"""Texts of any origin as Markdown that shows them as they are, and without the places of this machine."""
+"""Cards in Markdown: whose they are; texts of any origin shown as they are, without the places of this machine."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path, PureWindowsPath
 
+CARD = "README.md"
+MARK = "<!-- written by skygen; the next export to this folder writes it anew -->"
+"""Stands in every card that skygen writes, so that it never writes over another's."""
 _PLACE = re.compile(r"(?<![\w./:~])~?(?:/[^\s/:\"'=,;]+){2,}/?")
 """An absolute path inside a text; those of an address follow a colon or a slash."""
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 """What CommonMark takes a backslash before."""
+
+
+def is_foreign(card: Path) -> bool:
+    """Say whether there is a card that somebody else has written."""
+    return card.exists() and MARK not in card.read_text(encoding="utf-8", errors="replace")
 
 
 def escape(text: str) -> str:
