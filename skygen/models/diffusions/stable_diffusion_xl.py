@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from skygen.data.framing import Framing
 from skygen.errors import ConfigError
 from skygen.models.diffusions import latents as autoencoding
 from skygen.models.diffusions.clip_text import encode_clip, penultimate, projected
@@ -111,8 +112,9 @@ class StableDiffusionXL:
         if pooled is None:
             raise ValueError("Stable Diffusion XL reads a pooled vector of each prompt")
         if sizes is None:
-            side = [length * self.pipeline.vae_scale_factor for length in noisy.shape[2:]]
-            sizes = describe_sizes([side] * len(noisy), [(0, 0)] * len(noisy), [side] * len(noisy)).to(noisy.device)
+            height, width = (length * self.pipeline.vae_scale_factor for length in noisy.shape[2:])
+            whole = Framing((width, height), (0, 0, width, height), (width, height)).sizes
+            sizes = torch.tensor([whole] * len(noisy), dtype=torch.float32, device=noisy.device)
         prediction: Tensor = network(
             noisy.to(network.dtype),
             times,
@@ -120,20 +122,3 @@ class StableDiffusionXL:
             added_cond_kwargs={"text_embeds": pooled.to(network.dtype), "time_ids": sizes.float()},
         ).sample
         return prediction.float()
-
-
-def describe_sizes(
-    originals: Sequence[Sequence[int]], corners: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
-) -> Float[Tensor, "batch 6"]:
-    """Return what SDXL is told of the size of each image (Podell et al. 2023, sections 2.2 and 2.3).
-
-    Args:
-        originals: height and width of each file in pixels, before anything was done to it.
-        corners: top and left of the crop, in pixels of the resized image.
-        targets: height and width of what is trained on.
-
-    Returns:
-        Float32: bfloat16 makes 1024 of 1023.
-    """
-    rows = [[*original, *corner, *target] for original, corner, target in zip(originals, corners, targets, strict=True)]
-    return torch.tensor(rows, dtype=torch.float32)

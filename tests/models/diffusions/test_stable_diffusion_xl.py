@@ -15,7 +15,6 @@ from skygen.errors import ConfigError
 from skygen.models.diffusion import Diffusion, DiffusionSettings
 from skygen.models.diffusions.family import Conditioning
 from skygen.models.diffusions.noising import AlphaNoising
-from skygen.models.diffusions.stable_diffusion_xl import describe_sizes
 from skygen.seeding import Seeds
 
 
@@ -65,7 +64,7 @@ def test_sizes_are_not_rounded_with_a_network_in_half_precision(diffusion: Diffu
     seen = watch(diffusion)
     diffusion.network.to(torch.bfloat16)
     said = diffusion.encode_prompts(["a dam"])
-    sizes = describe_sizes([(1023, 769)], [(3, 257)], [(1021, 511)])
+    sizes = torch.tensor([[1023.0, 769.0, 3.0, 257.0, 1021.0, 511.0]])
     noisy = torch.randn((1, 4, 16, 16), generator=Seeds(0).generator("noisy"))
     prediction = diffusion.family.denoise(noisy, torch.tensor([7]), Conditioning(said.hidden, said.pooled, sizes))
     assert prediction.dtype == torch.float32
@@ -81,8 +80,8 @@ def test_sizes_tell(diffusion: Diffusion) -> None:
     whole, cropped, unsaid = (
         diffusion.family.denoise(noisy, torch.tensor([7]), Conditioning(said.hidden, said.pooled, sizes))
         for sizes in (
-            describe_sizes([(32, 32)], [(0, 0)], [(32, 32)]),
-            describe_sizes([(900, 700)], [(0, 40)], [(32, 32)]),
+            torch.tensor([[32.0, 32.0, 0.0, 0.0, 32.0, 32.0]]),
+            torch.tensor([[900.0, 700.0, 0.0, 40.0, 32.0, 32.0]]),
             None,
         )
     )
