@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from skygen.models.device import MixedPrecision
 from skygen.training.optimizer import OptimizerSettings, learning_rate_at
 
 
@@ -24,8 +24,8 @@ class TrainSettings(OptimizerSettings):
     """Checkpoints kept; 0 keeps all."""
     ema_decay: float = 0.0
     """Decay of the running mean of the trained parameters that is exported in their place; 0 is off."""
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """Precision of the forward pass; what is trained stays float32."""
+    mixed_precision: MixedPrecision = "no"
+    """Precision of the forward pass; what is trained stays float32. ``auto`` is bf16 where the device has it."""
     dataloader_num_workers: int = 0
     """Processes that decode images beside the training."""
     group_by_length: bool = False

@@ -15,6 +15,8 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from recipes.processes import ROOT, end_all, finish, start
 
+from skygen.models.device import computes_bfloat16
+
 LAUNCH = ROOT / "recipes" / "launch"
 SRUN = """#!/bin/bash
 # As srun does on one machine; when a first step was done, all processes of the job get SIGUSR1, the launcher too.
@@ -98,3 +100,19 @@ def test_a_job_out_of_time_saves_queues_itself_again_and_goes_on(
     assert requeued.read_text() == "requeue 7\n"
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(1, stopped + 3))
+
+
+def test_auto_precision_is_bfloat16_only_where_there_are_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capabilities, expected in (({"avx2": True, "avx512_bf16": False}, False), ({"avx512_bf16": True}, True), ({}, False)):
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda found=capabilities: found)
+        assert computes_bfloat16("cpu") is expected
+    assert computes_bfloat16("mps") is False
+
+
+def test_configs_ask_for_no_precision_that_a_machine_may_imitate() -> None:
+    configs = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
+    assert len(configs) > 40
+    asked = {
+        path.stem: (yaml.safe_load(path.read_text()) or {}).get("train", {}).get("mixed_precision", "no") for path in configs
+    }
+    assert set(asked.values()) == {"no", "auto"}
