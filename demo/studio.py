@@ -12,8 +12,10 @@ from typing import Any, TypeVar, final
 from skygen.data.captions import AERIAL_PREFIX, SATELLITE_PREFIX
 from skygen.data.images import open_image
 from skygen.errors import ConfigError
+from skygen.generation.choice import Candidates, Models, Wanted
 from skygen.generation.prompts import Prompt
-from skygen.generation.sampling import GenerationSettings, SelectionSettings, draw_samples
+from skygen.generation.sampling import draw_samples
+from skygen.generation.settings import GenerationSettings, SelectionSettings
 from skygen.miniature.sentences import describe
 from skygen.miniature.sources import SOURCES
 from skygen.miniature.tiles import Tile, draw_tile
@@ -146,13 +148,10 @@ class Studio:
         _check("guidance", guidance, *GUIDANCE)
         _check("number of pictures", count, 1, MOST_PICTURES)
         _check("number of candidates", candidates, 1, MOST_CANDIDATES)
-        generation = GenerationSettings(
-            threads=0, num_inference_steps=steps, guidance_scale=guidance, batch_size=max(PICTURES_AT_A_TIME, candidates)
-        )
-        selection, folder = SelectionSettings(candidates), self._new_folder()
-        samples = draw_samples(
-            self.diffusion, self.scorer, [Prompt(text)], range(count), generation, selection, chosen, folder, self._origin()
-        )
+        generation = GenerationSettings(threads=0, together=1, num_inference_steps=steps, guidance_scale=guidance)
+        wanted, folder = Wanted([Prompt(text)], chosen, self._origin()), self._new_folder()
+        drawing = Candidates(Models(self.diffusion, self.scorer), wanted, generation, SelectionSettings(candidates))
+        samples = draw_samples(drawing, range(count), folder, max(1, PICTURES_AT_A_TIME // candidates))
         drawings: tuple[Drawing, ...] = ()
         for sample in samples:
             record = sample.record

@@ -2,6 +2,7 @@
 
     accelerate launch recipes/generate.py --run.name try --prompts.file prompts.txt --model.adapter runs/my-lora/adapter
     accelerate launch recipes/generate.py ... --selection.candidates 8 --generation.count 1000
+    accelerate launch recipes/generate.py ... --generation.images FOLDER --generation.strength 0.5
     accelerate launch recipes/generate.py --run.name set --pairs.root DATA --pairs.split train --prompts.per class \
         --prompts.count_each 100
 
@@ -16,31 +17,40 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from skygen.data.image_metadata import UNKNOWN, ImageMetadata
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError
 from skygen.evaluation.alignment import skyclip_scores
+from skygen.evaluation.candidates import selection_gain
 from skygen.evaluation.panel import list_scorers, load_scorer, log_training, name_data_set, require_scorers
 from skygen.evaluation.scores import Score, format_table, to_metrics
 from skygen.generation.bulk import BulkDrawing
+from skygen.generation.choice import Candidates, Models, Wanted
 from skygen.generation.origin import describe_origin
+from skygen.generation.picture_list import Picture, find_pictures
 from skygen.generation.plan import Plan
 from skygen.generation.prompt_sources import count_pictures, read_pair_prompts
 from skygen.generation.prompts import Prompt, PromptSettings, read_prompts
-from skygen.generation.sampling import GenerationSettings, SelectionSettings, draw_samples, pictures_at_a_time
+from skygen.generation.sampling import draw_samples
+from skygen.generation.settings import KEPT, GenerationSettings, SelectionSettings
 from skygen.generation.synthetic_card import SetFacts, write_synthetic_card
 from skygen.models.device import start_accelerator
 from skygen.models.diffusion import Diffusion
 from skygen.models.diffusions.metadata_fields import MetadataWish
+from skygen.models.diffusions.settings import DrawingModelSettings
+from skygen.models.judge import Judge
 from skygen.models.scorer import Scorer, ScorerSettings
-from skygen.models.weights import ModelSettings
 from skygen.runs import Continuation, Run, RunSettings, launch, logger
 from skygen.seeding import Seeds
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True)
@@ -52,26 +62,29 @@ class PromptPairs(PairSettings):
 
 
 @dataclass(frozen=True)
+class SelectionJudge:
+    """A classifier that looks at every candidate and has no say in the choice, so that it can tell what the choice gains."""
+
+    name: str = ""
+    """``miniature``, a folder, or an id on the Hugging Face hub; nobody when left out."""
+
+
+@dataclass(frozen=True)
 class Config:
     """Draw synthetic images from prompts."""
 
     run: RunSettings
     prompts: PromptSettings = field(default_factory=PromptSettings)
     pairs: PromptPairs = field(default_factory=PromptPairs)
-    model: ModelSettings = field(default_factory=ModelSettings)
+    model: DrawingModelSettings = field(default_factory=DrawingModelSettings)
     scorer: ScorerSettings = field(default_factory=ScorerSettings)
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
+    judge: SelectionJudge = field(default_factory=SelectionJudge)
     metadata: MetadataWish = field(default_factory=MetadataWish)
 
 
-KEPT_GENERATION = (
-    "generation.num_inference_steps",
-    "generation.guidance_scale",
-    "generation.resolution",
-    "generation.threads",
-)
-CONTINUATION = Continuation("plan.json", ("model", "scorer.name", "selection", "metadata", *KEPT_GENERATION))
+CONTINUATION = Continuation("plan.json", ("model", "scorer.name", "selection", "judge", "metadata", *KEPT))
 
 
 def main(config: Config) -> None:
@@ -79,45 +92,72 @@ def main(config: Config) -> None:
     if config.prompts.file and config.pairs.root:
         raise ConfigError("--prompts.file and --pairs.root both say what to draw; give one of them.")
     accelerator = start_accelerator()
-    device, is_main = str(accelerator.device), accelerator.is_main_process
-    diffusion = Diffusion.load(config.model.name, config.model.adapter, device=device)
-    metadata = check_wish(config.metadata, diffusion)
-    scorer = load_scorer(config.scorer, config.scorer.name, device)
-    with Run(config.run, config, is_main=is_main, continuation=CONTINUATION) as run:
-        rejects = Rejects(run.path("rejects.jsonl") if is_main and config.pairs.root else None)
-        side = config.generation.resolution or diffusion.resolution
-        prompts = choose_prompts(config, rejects, side)
-        seeds = Seeds(config.run.seed)
-        origin = describe_origin(diffusion, config.model.name, config.model.adapter)
-        weights = {"base": origin["base_fingerprint"], "adapter": origin["adapter_sha256"]}
-        drawing = BulkDrawing(
-            Plan(prompts, config.selection.candidates, seeds, weights),
-            run.folder,
-            partial(
-                draw_samples, diffusion, scorer, prompts, generation=config.generation, selection=config.selection, seeds=seeds,
-                folder=run.folder / "samples", origin=origin, metadata=metadata,
-            ),
-            pictures_at_a_time(config.generation, config.selection),
-            side,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )  # fmt: skip
+    models = load_models(config, str(accelerator.device))
+    metadata = check_wish(config.metadata, models.diffusion)
+    with Run(config.run, config, is_main=accelerator.is_main_process, continuation=CONTINUATION) as run:
+        drawing = arrange_drawing(config, models, metadata, run, accelerator)
         drawing.prepare()
         accelerator.wait_for_everyone()
         drawing.draw_share(partial(run.progress, "drawn"))
-        if is_main:
+        if accelerator.is_main_process:
             records = drawing.complete()
-            mean = np.mean([record["skyclip_score"] for record in records])
-            logger.info(f"{drawing.samples}: {len(records)} pictures, mean SkyCLIP score {mean:.4f}")
-            scores: list[Score] = []
-            if config.scorer.also:
-                del diffusion  # room for the other scorers
-                scores = score_pictures(config, scorer, drawing.samples, records, device)
-                run.write_json("metrics.json", to_metrics("skygen-v1", scores))
-                logger.info(format_table(scores))
-            source = config.prompts.file.name if config.prompts.file else f"{config.prompts.made_of} of pairs"
-            facts = SetFacts(config.run.name, prompts=source, scores=[asdict(score) for score in scores])
-            write_synthetic_card(drawing.samples, records, facts)
+            assert models.scorer is not None
+            scorer = models.scorer
+            del drawing, models  # room for the other scorers
+            finish_set(config, scorer, records, run, str(accelerator.device))
+
+
+def load_models(config: Config, device: str) -> Models:
+    """Load what draws, what chooses, and who looks on."""
+    diffusion = Diffusion.load(
+        config.model.name, adapters=config.model.weigh_adapters(), device=device, dtype=getattr(torch, config.model.dtype)
+    )
+    judge = Judge.load(config.judge.name, device=device) if config.judge.name else None
+    return Models(diffusion, load_scorer(config.scorer, config.scorer.name, device), judge)
+
+
+def arrange_drawing(config: Config, models: Models, metadata: ImageMetadata, run: Run, accelerator: Accelerator) -> BulkDrawing:
+    """Say what is to be drawn, from what, and which part of it by this process."""
+    reads_data = config.pairs.root or config.generation.images
+    rejects = Rejects(run.path("rejects.jsonl") if accelerator.is_main_process and reads_data else None)
+    side = max(config.generation.size(models.diffusion.family))
+    prompts = choose_prompts(config, rejects, side)
+    origin = describe_origin(models.diffusion, config.model.name)
+    weights = {"base": origin["base_fingerprint"], "adapter": origin["adapter_sha256"]}
+    beginnings: Sequence[Picture] = ()
+    if config.generation.images:
+        beginnings = found = find_pictures(config.generation.images, rejects)
+        weights["images"] = found.fingerprint()
+    wanted = Wanted(prompts, Seeds(config.run.seed), origin, metadata, beginnings)
+    candidates = Candidates(models, wanted, config.generation, config.selection)
+    at_a_time = max(1, config.generation.batch_size // config.selection.candidates)
+    return BulkDrawing(
+        Plan(prompts, config.selection.candidates, wanted.seeds, weights),
+        run.folder,
+        partial(draw_samples, candidates, folder=run.folder / "samples", at_a_time=at_a_time),
+        at_a_time,
+        side,
+        accelerator.process_index,
+        accelerator.num_processes,
+        candidates.unit,
+    )
+
+
+def finish_set(config: Config, scorer: Scorer, records: Sequence[dict[str, Any]], run: Run, device: str) -> None:
+    """Score the finished set, say what the choice among candidates has gained, and write the set's card."""
+    samples = run.folder / "samples"
+    mean = np.mean([record["skyclip_score"] for record in records])
+    logger.info(f"{samples}: {len(records)} pictures, mean SkyCLIP score {mean:.4f}")
+    judge, seeds = f"judge:{config.judge.name}" if config.judge.name else "", Seeds(config.run.seed)
+    scores = selection_gain(records, extractor=f"skyclip:{scorer.name}", judge=judge, seeds=seeds)
+    if config.scorer.also:
+        scores += score_pictures(config, scorer, samples, records, device)
+    if scores:
+        run.write_json("metrics.json", to_metrics("skygen-v1", scores))
+        logger.info(format_table(scores))
+    source = config.prompts.file.name if config.prompts.file else f"{config.prompts.made_of} of pairs"
+    facts = SetFacts(config.run.name, prompts=source, scores=[asdict(score) for score in scores])
+    write_synthetic_card(samples, records, facts)
 
 
 def choose_prompts(config: Config, rejects: Rejects, side: int) -> list[Prompt]:

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, final, runtime_checkable
 
 from skygen.generation.plan import Estimate, Plan
 from skygen.generation.records import begin_process, end_process, merge_records, wait_for_processes
-from skygen.generation.sampling import Sample, samples_to_draw
+from skygen.generation.sampling import Sample, samples_to_draw, share_of
 from skygen.storage import require_room
 
 _LOG = logging.getLogger("skygen")
@@ -40,7 +40,8 @@ class BulkDrawing:
         trial: pictures of the first batch, from which time and disk space are reckoned.
         side: of the pictures, in pixels.
         rank: of this process, from 0; the first one keeps the plan and the list.
-        processes: that share the work; picture ``i`` is that of process ``i mod processes``.
+        processes: that share the work, unit by unit.
+        unit: pictures that are drawn together, see ``Candidates.unit``.
     """
 
     plan: Plan
@@ -50,6 +51,7 @@ class BulkDrawing:
     side: int
     rank: int = 0
     processes: int = 1
+    unit: int = 1
 
     @property
     def samples(self) -> Path:
@@ -76,8 +78,9 @@ class BulkDrawing:
             ConfigError: memory does not suffice for one picture.
             StorageError: the disk has no room for the pictures, or refuses.
         """
-        share = len(range(self.rank, len(self.plan.prompts), self.processes))
-        missing = samples_to_draw(self.samples, len(self.plan.prompts), self.rank, self.processes)
+        total = len(self.plan.prompts)
+        share = len(share_of(total, self.rank, self.processes, self.unit))
+        missing = samples_to_draw(self.samples, total, self.rank, self.processes, self.unit)
         done = share - len(missing)
         progress(done, share)
         first, rest = missing[: self.trial], missing[self.trial :]

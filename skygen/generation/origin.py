@@ -22,40 +22,42 @@ _HEADER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*\r?(?:\n|\Z)", 
 _LARGEST_CARD = 1 << 20
 
 
-def describe_origin(diffusion: Diffusion, base: str, adapter: Path | None = None) -> dict[str, Any]:
+def describe_origin(diffusion: Diffusion, base: str) -> dict[str, Any]:
     """Describe what draws, for the record of every picture.
 
     Folders are named without the place where they lie, since the pictures are made to be published; the hashes say which
     weights they were.
 
     Args:
-        diffusion: loaded from both.
+        diffusion: loaded, with its adapters.
         base: the name that it was loaded by: ``miniature``, a folder, or an id on the hub.
-        adapter: folder of the LoRA on it.
 
     Returns:
         ``model`` (``tuned`` or ``base``), ``base`` and ``adapter`` by name, ``base_fingerprint`` (16 digits: the denoiser's
         weights rounded to bfloat16, as ``fingerprint_weights`` hashes them, so that one model has one name in any precision;
         about a second for each gigabyte), ``adapter_sha256`` (of ``pytorch_lora_weights.safetensors``), ``base_license``,
-        ``adapter_license`` and ``terms`` (empty where no card tells), ``versions`` by library.
+        ``adapter_license`` and ``terms`` (empty where no card tells), ``versions`` by library. Of several adapters the names,
+        hashes and licences are joined by `` + ``, and ``adapter_weights`` has their weights where one is not 1.
     """
     import torch
 
     from skygen.models.fingerprints import fingerprint_weights
 
     base_license = read_license(base)
-    adapter_license = read_license(str(adapter)) if adapter else ""
-    named = name_model(str(adapter)) if adapter else ""
+    adapters = [folder for folder, _ in diffusion.adapters]
+    named, licenses = [name_model(str(folder)) for folder in adapters], [read_license(str(folder)) for folder in adapters]
     terms = [f"base {name_model(base)}: {base_license}" if base_license else ""]
-    terms += [f"adapter {named}: {adapter_license}" if adapter_license else ""]
+    terms += [f"adapter {name}: {license_}" for name, license_ in zip(named, licenses, strict=True) if license_]
+    weights = [weight for _, weight in diffusion.adapters]
     return {
-        "model": "tuned" if adapter else "base",
+        "model": "tuned" if adapters else "base",
         "base": name_model(base),
-        "adapter": named,
+        "adapter": " + ".join(named),
         "base_fingerprint": fingerprint_weights(diffusion.network, torch.bfloat16),
-        "adapter_sha256": hash_adapter(adapter) if adapter else "",
+        "adapter_sha256": " + ".join(hash_adapter(folder) for folder in adapters),
+        **({"adapter_weights": weights} if set(weights) - {1.0} else {}),
         "base_license": base_license,
-        "adapter_license": adapter_license,
+        "adapter_license": " + ".join(filter(None, licenses)),
         "terms": "; ".join(filter(None, terms)),
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }

@@ -15,6 +15,8 @@ from xml.sax.saxutils import escape
 
 DIGITAL_SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's term for a picture made by a trained model; platforms read it to label synthetic media."""
+COMPOSITE_SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""IPTC's term for one that a trained model has made out of another picture."""
 SYNTHETIC_SOURCE_TYPES: Final = frozenset(
     {"trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "compositeSynthetic", "algorithmicMedia"}
 )
@@ -58,7 +60,8 @@ def write_xmp(record: Mapping[str, Any], tool: str) -> str:
     """Write the packet of a synthetic picture.
 
     Args:
-        record: prompt under ``text``, model under ``base`` and ``adapter``, terms under ``terms``; all of it goes in as JSON.
+        record: prompt under ``text``, model under ``base`` and ``adapter``, terms under ``terms``, the image that it was made
+            out of under ``begins_as``; all of it goes in as JSON.
         tool: the program and its version.
 
     Returns:
@@ -67,7 +70,7 @@ def write_xmp(record: Mapping[str, Any], tool: str) -> str:
     system = " with ".join(str(record[name]) for name in ("base", "adapter") if record.get(name))
     version = ", ".join(str(record[name]) for name in ("base_fingerprint", "adapter_sha256") if record.get(name))
     properties = [
-        ("Iptc4xmpExt:DigitalSourceType", DIGITAL_SOURCE_TYPE),
+        ("Iptc4xmpExt:DigitalSourceType", COMPOSITE_SOURCE_TYPE if record.get("begins_as") else DIGITAL_SOURCE_TYPE),
         ("Iptc4xmpExt:AISystemUsed", system),
         ("Iptc4xmpExt:AISystemVersionUsed", version),
         ("Iptc4xmpExt:AIPromptInformation", record.get("text") or ""),

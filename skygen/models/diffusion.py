@@ -26,7 +26,7 @@ from skygen.models.diffusions.lora import DiffusionAdapter, network_of, round_ba
 from skygen.models.diffusions.metadata import MetadataConditioner
 from skygen.models.diffusions.metadata_fields import UNTOLD, MetadataSettings, withhold_with_captions
 from skygen.models.diffusions.offloading import TextEncoders
-from skygen.models.diffusions.sampling import PromptMemory, Sampler, SamplingSettings, preview_images
+from skygen.models.diffusions.sampling import PromptMemory, Sampler, SamplingSettings
 from skygen.models.diffusions.settings import DiffusionLoraSettings as DiffusionLoraSettings
 from skygen.models.diffusions.settings import DiffusionModelSettings as DiffusionModelSettings
 from skygen.models.diffusions.settings import DiffusionSettings as DiffusionSettings
@@ -281,6 +281,7 @@ class Diffusion:
         on_step: Callable[[int, int], None] | None = None,
         on_preview: Callable[[int, Image.Image], None] | None = None,
         preview_every: int = 5,
+        together: int = 1,
     ) -> list[Image.Image]:
         """Draw one image a prompt; on the CPU the same bytes in any batch.
 
@@ -294,8 +295,10 @@ class Diffusion:
             settings: all that can be asked, in place of steps, guidance and resolution.
             images: what each image begins as; resized to the size that is drawn.
             on_step: called with the denoising steps done and those in all; what it raises ends the drawing.
-            on_preview: called with an image's place and what is to be seen of it.
+            on_preview: called with an image's place and what the denoiser takes it to be so far, small.
             preview_every: steps from one preview to the next.
+            together: images that the CPU computes at a time; another number changes the last bit of some, and so may an image's
+                place among them.
 
         Returns:
             RGB images.
@@ -304,16 +307,12 @@ class Diffusion:
             ConfigError: this model cannot be asked for that.
         """
         asked = settings or SamplingSettings("model", num_inference_steps, guidance_scale, resolution=resolution)
-        sampler = Sampler(self.family, asked, from_images=bool(images))
+        sampler = Sampler(self.family, asked, from_images=bool(images), together=together)
         acting = adapter_strength.acting((self.network, *self._text_encoders.networks), asked.lora_scale)
         encoders = self._text_encoders.brought_to(self.network.device)
         watch, told = Watch(on_step, on_preview, preview_every), metadata if asked.lora_scale else ()
         with evaluating((self.network, *self._adapted_encoders)), encoders, acting, torch.no_grad():
             return draw_images(sampler, self._memory, prompts, seeds, images, told, self._telling, watch)
-
-    def preview(self, latents: Float[Tensor, "batch channels height width"]) -> list[Image.Image]:
-        """Decode latents that are on their way, small: see ``preview_images``."""
-        return preview_images(self.family, latents)
 
     def save_model(self, folder: Path) -> None:
         """Save the whole pipeline in diffusers' layout."""

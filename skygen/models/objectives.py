@@ -48,6 +48,28 @@ def prediction_target(
     return signal * noise.float() - sigma * clean.float()
 
 
+def clean_estimate(
+    noisy: Float[Tensor, "batch channels height width"],
+    prediction: Float[Tensor, "batch channels height width"],
+    timesteps: Int[Tensor, " batch"],
+    alphas_cumprod: Float[Tensor, " steps"],
+    prediction_type: PredictionType,
+) -> Float[Tensor, "batch channels height width"]:
+    """Return the clean latents that follow from a prediction: the inverse of ``prediction_target``, float32.
+
+    Args:
+        noisy: what the network was shown.
+        prediction: what it said.
+        timesteps: of each example; for epsilon each must have some signal.
+        alphas_cumprod: of the final scheduler.
+        prediction_type: ``epsilon`` or ``v_prediction``; of flow matching it is ``flow_estimate``.
+    """
+    signal, sigma = _levels(timesteps, alphas_cumprod)
+    if prediction_type == "epsilon":
+        return (noisy.float() - sigma * prediction.float()) / signal
+    return signal * noisy.float() - sigma * prediction.float()
+
+
 def min_snr_weight(
     timesteps: Int[Tensor, " batch"],
     alphas_cumprod: Float[Tensor, " steps"],
@@ -108,6 +130,15 @@ def flow_target(
 ) -> Float[Tensor, "batch channels height width"]:
     """Return the velocity of that way, ``e - x``, the same at every sigma, float32."""
     return noise.float() - clean.float()
+
+
+def flow_estimate(
+    noisy: Float[Tensor, "batch channels height width"],
+    velocity: Float[Tensor, "batch channels height width"],
+    sigmas: Float[Tensor, " batch"],
+) -> Float[Tensor, "batch channels height width"]:
+    """Return where that way began, ``x_s - s v``, float32."""
+    return noisy.float() - sigmas.float()[:, None, None, None] * velocity.float()
 
 
 def logit_normal_sigmas(

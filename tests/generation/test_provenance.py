@@ -266,7 +266,7 @@ def test_the_origin_names_the_very_weights(stable_diffusion_folder: Path, tmp_pa
     folder = tmp_path / "runs" / "coast" / "adapter"
     trained.save(folder)
     (folder / "README.md").write_text("---\nlicense: other\nlicense_name: my-terms\n---\n# A LoRA\n")
-    tuned = describe_origin(Diffusion.load(base, folder), base, folder)
+    tuned = describe_origin(Diffusion.load(base, folder), base)
     assert (plain["model"], plain["adapter"], plain["adapter_sha256"]) == ("base", "", "")
     assert (tuned["model"], tuned["adapter"]) == ("tuned", "coast/adapter")
     assert tuned["base"] == plain["base"] == stable_diffusion_folder.name

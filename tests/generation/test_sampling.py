@@ -8,36 +8,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from skygen.data.image_metadata import ImageMetadata
 from skygen.data.pairs import read_pairs
-from skygen.errors import ConfigError, StorageError
+from skygen.data.rejects import Rejects
+from skygen.errors import ConfigError, DataError, StorageError
 from skygen.generation import sampling
+from skygen.generation.choice import Candidates, Models, Wanted, best_candidate
 from skygen.generation.memory import Parts, is_out_of_memory
+from skygen.generation.picture_list import Picture, find_pictures
 from skygen.generation.prompts import Prompt
-from skygen.generation.provenance import save_synthetic
+from skygen.generation.provenance import read_label, save_synthetic
 from skygen.generation.records import merge_records
-from skygen.generation.sampling import (
-    GenerationSettings,
-    SelectionSettings,
-    best_candidate,
-    draw_samples,
-    read_metadata,
-    samples_to_draw,
-)
+from skygen.generation.sampling import draw_samples, read_metadata, samples_to_draw, share_of
+from skygen.generation.settings import GenerationSettings, SelectionSettings
 from skygen.models.diffusion import Diffusion
+from skygen.models.judge import Judge
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 
 PROMPTS = [Prompt("a dam"), Prompt("two tanks", "images2/a1_CH_19.jpg", "storage tank"), Prompt("a lake")]
-Models = tuple[Diffusion, Scorer]
+Loaded = tuple[Diffusion, Scorer]
 
 
 @pytest.fixture(scope="module")
-def models(stable_diffusion_folder: Path, skyclip_folder: Path) -> Models:
+def models(stable_diffusion_folder: Path, skyclip_folder: Path) -> Loaded:
     return Diffusion.load(str(stable_diffusion_folder)), Scorer.load(str(skyclip_folder))
 
 
@@ -48,12 +47,13 @@ def draw(
     *,
     batch_size: int = 4,
     candidates: int = 1,
+    together: int | None = None,
     **more: Any,
 ) -> list[int]:
-    generation = GenerationSettings(num_inference_steps=1, batch_size=batch_size)
-    selection, origin = SelectionSettings(candidates), {"model": "base"}
-    samples = draw_samples(*models, PROMPTS, indices, generation, selection, Seeds(3), folder, origin, **more)
-    return [sample.index for sample in samples]
+    generation = GenerationSettings(num_inference_steps=1, together=together)
+    wanted = Wanted(PROMPTS, Seeds(3), {"model": "base"})
+    drawing = Candidates(Models(*models), wanted, generation, SelectionSettings(candidates))
+    return [sample.index for sample in draw_samples(drawing, indices, folder, batch_size, **more)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -62,7 +62,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_other_batches_processes_threads_and_interruptions_give_the_same_bytes(
-    models: Models, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    models: Loaded, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert draw(models, whole, samples_to_draw(whole, 5)) == [0, 1, 2, 3, 4]
@@ -102,9 +102,10 @@ def test_processes_share_the_numbers_without_overlap(tmp_path: Path) -> None:
     shares = [samples_to_draw(tmp_path, 7, rank, 3) for rank in range(3)]
     assert sorted(index for share in shares for index in share) == list(range(7))
     assert shares[1] == [1, 4]
+    assert [share_of(7, rank, 2, unit=2) for rank in range(2)] == [[0, 1, 4, 5], [2, 3, 6]]
 
 
-def test_prompts_are_taken_in_turn_and_keep_what_is_known_of_them(models: Models, tmp_path: Path) -> None:
+def test_prompts_are_taken_in_turn_and_keep_what_is_known_of_them(models: Loaded, tmp_path: Path) -> None:
     draw(models, tmp_path, [0, 1, 4])
     records = merge_records(tmp_path, [0, 1, 4])
     assert [record["text"] for record in records] == ["a dam", "two tanks", "two tanks"]
@@ -116,7 +117,7 @@ def test_prompts_are_taken_in_turn_and_keep_what_is_known_of_them(models: Models
     assert not any("metadata" in record for record in records)  # which this model is not told
 
 
-def test_the_best_of_the_candidates_is_kept(models: Models, tmp_path: Path) -> None:
+def test_the_best_of_the_candidates_is_kept(models: Loaded, tmp_path: Path) -> None:
     draw(models, tmp_path, [0, 1], candidates=3)
     records = read_metadata(tmp_path)
     assert len(records) == 2
@@ -128,7 +129,75 @@ def test_the_best_of_the_candidates_is_kept(models: Models, tmp_path: Path) -> N
     assert records[0]["seed"] in {Seeds(3).derive("image", 0, candidate) for candidate in range(3)}
 
 
-def test_what_a_wish_leaves_open_a_prompt_may_say(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def choose(models: Loaded, folder: Path, judge: Any = None, **asked: Any) -> list[dict[str, Any]]:
+    """Draw two pictures of four candidates each, and return their records."""
+    selection = SelectionSettings(4, **asked)
+    wanted, generation = Wanted(PROMPTS[:2], Seeds(3), {}), GenerationSettings(num_inference_steps=4)
+    candidates = Candidates(Models(*models, judge), wanted, generation, selection)
+    return [sample.record for sample in draw_samples(candidates, range(2), folder, 4)]
+
+
+def test_weak_candidates_are_given_up_and_the_others_are_as_they_would_have_been(models: Loaded, tmp_path: Path) -> None:
+    rows: list[int] = []
+    handle = models[0].network.register_forward_hook(lambda _network, _given, said: rows.append(len(said[0])))
+    whole = choose(models, tmp_path / "whole")
+    wholly, rows[:] = sum(rows), []
+    raced = choose(models, tmp_path / "raced", finished=1)
+    handle.remove()
+    assert sum(rows) == wholly * 3 // 4  # half the steps of four, and all of one
+    for all_of_them, one in zip(whole, raced, strict=True):
+        assert [score is None for score in one["candidate_scores"]].count(False) == 1
+        place = one["candidate"]
+        assert one["skyclip_score"] == one["candidate_scores"][place]
+        assert one["candidate_scores"][place] == pytest.approx(all_of_them["candidate_scores"][place], abs=1e-3)
+        assert one["seed"] == Seeds(3).derive("image", one["index"], place)
+    with pytest.raises(ConfigError, match=r"^selection\.finished is 5; it must be 0 to 4, the candidates\.$"):
+        SelectionSettings(4, finished=5)
+
+
+def test_a_judge_is_heard_and_has_no_say(models: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = Judge.load("miniature")
+    place, asked = judge.class_names.index("storage tank"), list[int]()
+
+    def answer(images: list[Image.Image]) -> np.ndarray[Any, Any]:
+        likely = np.zeros((len(images), len(judge.class_names)), np.float32)
+        likely[:, place] = [number / 8 for number in range(len(images))]
+        asked.append(len(images))
+        return likely
+
+    monkeypatch.setattr(judge, "probabilities", answer)
+    plain, judged = choose(models, tmp_path / "plain"), choose(models, tmp_path / "judged", judge)
+    assert [record["candidate"] for record in plain] == [record["candidate"] for record in judged]
+    assert asked == [4, 4] and judged[0]["candidate_judgements"] == [None] * 4  # a prompt without a class
+    assert judged[1]["candidate_judgements"] == [0, 1 / 8, 2 / 8, 3 / 8]
+    assert "candidate_judgements" not in plain[1]
+
+
+def test_pictures_begin_as_images_in_turn_and_say_so(models: Loaded, tmp_path: Path) -> None:
+    folder = tmp_path / "begin"
+    folder.mkdir()
+    for name, colour in (("a.png", "green"), ("b.png", "blue")):
+        Image.new("RGB", (40, 24), colour).save(folder / name)
+    found = find_pictures(folder, Rejects(None))
+
+    def begin(strength: float, beginnings: Sequence[Picture], target: Path) -> list[dict[str, Any]]:
+        wanted = Wanted(PROMPTS, Seeds(3), {}, beginnings=beginnings)
+        asked = GenerationSettings(num_inference_steps=4, strength=strength)
+        drawing = Candidates(Models(models[0]), wanted, asked, SelectionSettings())
+        return [sample.record for sample in draw_samples(drawing, range(3), target, 4)]
+
+    records = begin(0.25, found, tmp_path / "set")
+    assert [record["begins_as"] for record in records] == ["a.png", "b.png", "a.png"]
+    assert len({record["begins_as_sha256"] for record in records}) == 2 and records[0]["strength"] == 0.25
+    label = read_label(tmp_path / "set" / records[0]["file_name"])
+    assert label is not None and label.source_type.endswith("/compositeWithTrainedAlgorithmicMedia")
+    assert "begins_as" not in begin(0.25, (), tmp_path / "noise")[0]
+    (folder / "b.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"b\.png: .*; take it out of --generation\.images, or mend it\.$"):
+        begin(0.25, found, tmp_path / "broken")
+
+
+def test_what_a_wish_leaves_open_a_prompt_may_say(models: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[ImageMetadata] = []
 
     def sample(prompts: list[str], seeds: list[int], *, metadata: list[ImageMetadata], **settings: Any) -> list[Image.Image]:
@@ -140,13 +209,14 @@ def test_what_a_wish_leaves_open_a_prompt_may_say(models: Models, tmp_path: Path
     monkeypatch.setattr(diffusion, "metadata", object())
     prompts = [Prompt("a dam", metadata=ImageMetadata(gsd=0.5, source="CH")), Prompt("a lake")]
     wish = ImageMetadata(gsd=2.0, month=6)
-    generation, selection = GenerationSettings(), SelectionSettings()
-    list(draw_samples(diffusion, None, prompts, range(2), generation, selection, Seeds(3), tmp_path, {}, wish))
+    wanted = Wanted(prompts, Seeds(3), {}, wish)
+    drawing = Candidates(Models(diffusion), wanted, GenerationSettings(together=2), SelectionSettings())
+    list(draw_samples(drawing, range(2), tmp_path, 2))
     assert told == [ImageMetadata(gsd=2.0, source="CH", month=6), wish]
     assert [record["metadata"] for record in read_metadata(tmp_path)] == [metadata._asdict() for metadata in told]
 
 
-def test_what_was_drawn_before_an_interruption_is_kept(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_drawn_before_an_interruption_is_kept(models: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diffusion, drawn = models[0], 0
     sample = diffusion.sample
 
@@ -159,11 +229,11 @@ def test_what_was_drawn_before_an_interruption_is_kept(models: Models, tmp_path:
 
     monkeypatch.setattr(diffusion, "sample", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        draw((diffusion, None), tmp_path, list(range(6)), batch_size=1, ahead=5)
+        draw((diffusion, None), tmp_path, list(range(6)), batch_size=1, together=1, ahead=5)
     assert samples_to_draw(tmp_path, 6) == [3, 4, 5]
 
 
-def test_a_full_disk_loses_no_picture_that_was_written(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_loses_no_picture_that_was_written(models: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save = save_synthetic
 
     def full(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
@@ -173,7 +243,7 @@ def test_a_full_disk_loses_no_picture_that_was_written(models: Models, tmp_path:
 
     monkeypatch.setattr(sampling, "save_synthetic", full)
     with pytest.raises(StorageError, match=r"000001\.png: cannot be written"):
-        draw((models[0], None), tmp_path, [0, 1, 2, 3], batch_size=3)
+        draw((models[0], None), tmp_path, [0, 1, 2, 3], batch_size=3, together=1)
     assert [record["index"] for record in read_metadata(tmp_path)] == [0, 2]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from skygen.data.image_metadata import ImageMetadata
 from skygen.models.diffusions.sampling import PromptMemory, Sampler, preview_images
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +31,18 @@ class Watch:
     on_preview: Callable[[int, Image.Image], None] | None
     preview_every: int
 
-    def of_unit(self, sampler: Sampler, places: slice, count: int) -> Callable[[int, int, Tensor], None] | None:
-        """Return what the unit at these places among ``count`` pictures calls at each step; None where nobody is told."""
+    def of_unit(self, sampler: Sampler, start: int, count: int) -> Callable[[int, int, Tensor], None] | None:
+        """Return what the unit that begins at a place of ``count`` calls at each step; None where nobody is told."""
         if self.on_step is None and self.on_preview is None:
             return None
         unit = sampler.unit(count)
 
         def tell(done: int, total: int, latents: Tensor) -> None:
             if self.on_preview is not None and (done % self.preview_every == 0 or done == total):
-                for place, image in enumerate(preview_images(sampler.family, latents), start=places.start):
+                for place, image in enumerate(preview_images(sampler.family, latents[: count - start]), start=start):
                     self.on_preview(place, image)
             if self.on_step is not None:
-                self.on_step(places.start // unit * total + done, -(-count // unit) * total)
+                self.on_step(start // unit * total + done, -(-count // unit) * total)
 
         return tell
 
@@ -54,7 +57,7 @@ def draw_images(
     telling: Callable[[Sequence[ImageMetadata]], AbstractContextManager[None]],
     watch: Watch,
 ) -> list[Image.Image]:
-    """Draw one image a prompt, a unit at a time.
+    """Draw one image a prompt, a unit at a time; one that is not full is filled up, so that its size changes no byte.
 
     Args:
         sampler: set up for how they are drawn.
@@ -71,15 +74,23 @@ def draw_images(
     """
     drawn: list[Image.Image] = []
     count, unit = len(prompts), sampler.unit(len(prompts))
+    filled = count + -count % unit
+    prompts, seeds = _fill(prompts, filled), _fill(seeds, filled)
+    images, metadata = _fill(images, filled), _fill(metadata, filled)
     null = memory.read([""], sampler.settings.lora_scale) if sampler.guided else None
-    for start in range(0, count, unit):
-        places = slice(start, min(start + unit, count))
+    for start in range(0, filled, unit):
+        places = slice(start, start + unit)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[places]]
         said = memory.read(prompts[places], sampler.settings.lora_scale)
         with telling(metadata[places]):
-            latents = sampler.draw(said, null, generators, images[places], watch.of_unit(sampler, places, count))
+            latents = sampler.draw(said, null, generators, images[places], watch.of_unit(sampler, start, count))
         drawn += sampler.decode(latents)
-    return drawn
+    return drawn[:count]
+
+
+def _fill(values: Sequence[T], count: int) -> Sequence[T]:
+    """Repeat the last value until there are so many; none stay none."""
+    return [*values, *[values[-1]] * (count - len(values))] if values else values
 
 
 @contextmanager

@@ -89,6 +89,21 @@ class Noising(Protocol):
         """
         ...
 
+    def estimate_clean(
+        self,
+        noisy: Float[Tensor, "batch channels height width"],
+        prediction: Float[Tensor, "batch channels height width"],
+        times: Num[Tensor, " batch"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Return the clean latents, float32, that a prediction means.
+
+        Args:
+            noisy: what the denoiser was shown.
+            prediction: what it said.
+            times: what it was told of the mixture, fractions of timesteps too.
+        """
+        ...
+
 
 @runtime_checkable
 class DiffusionFamily(Protocol):

@@ -6,7 +6,7 @@ from inspect import signature
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from skygen.errors import ConfigError
@@ -99,6 +99,16 @@ class AlphaNoising:
             objectives.min_snr_weight(timesteps, table, self.snr_gamma, kind),
         )
 
+    def estimate_clean(
+        self,
+        noisy: Float[Tensor, "batch channels height width"],
+        prediction: Float[Tensor, "batch channels height width"],
+        times: Num[Tensor, " batch"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Return the clean latents that a prediction means; a timestep between two of the table counts as the nearer one."""
+        timesteps = times.round().long().clamp(0, len(self.alphas_cumprod) - 1)
+        return objectives.clean_estimate(noisy, prediction, timesteps, self.alphas_cumprod, self.prediction_type)
+
 
 @final
 class FlowNoising:
@@ -167,6 +177,15 @@ class FlowNoising:
             objectives.flow_target(latents, noise),
             torch.ones_like(sigmas),
         )
+
+    def estimate_clean(
+        self,
+        noisy: Float[Tensor, "batch channels height width"],
+        prediction: Float[Tensor, "batch channels height width"],
+        times: Num[Tensor, " batch"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Return the clean latents that a prediction means."""
+        return objectives.flow_estimate(noisy, prediction, times / self.timesteps)
 
 
 def _ending_in_noise(scheduler: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from skygen.errors import ConfigError
@@ -14,11 +15,42 @@ MIN_SNR_GAMMA = 5.0
 
 
 @dataclass(frozen=True)
-class DiffusionModelSettings(ModelSettings):
-    """Which text-to-image model, how it is loaded and computed with, and the adapter on it."""
+class RoundedModelSettings(ModelSettings):
+    """Which text-to-image model, in which precision, and the adapter on it."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the frozen denoiser and text encoders; the autoencoder and a LoRA stay float32."""
+
+
+@dataclass(frozen=True)
+class DrawingModelSettings(RoundedModelSettings):
+    """Which text-to-image model draws, and the adapters on it."""
+
+    more_adapters: tuple[Path, ...] = ()
+    """Folders of further adapters; all of them act together."""
+    adapter_weights: tuple[float, ...] = ()
+    """What the update of each is multiplied by, ``adapter``'s first; all 1 when left out."""
+
+    def weigh_adapters(self) -> list[tuple[Path, float]]:
+        """Return the adapters, each with its weight.
+
+        Raises:
+            ConfigError: not one weight an adapter.
+        """
+        adapters = [*([] if self.adapter is None else [self.adapter]), *self.more_adapters]
+        weights = self.adapter_weights or (1.0,) * len(adapters)
+        if len(weights) != len(adapters):
+            raise ConfigError(
+                f"model.adapter_weights has {len(weights)} numbers for {len(adapters)} adapters (model.adapter and "
+                "model.more_adapters); give one for each, or leave it out."
+            )
+        return list(zip(adapters, weights, strict=True))
+
+
+@dataclass(frozen=True)
+class DiffusionModelSettings(RoundedModelSettings):
+    """Which text-to-image model, how it is loaded and computed with, and the adapter on it."""
+
     gradient_checkpointing: bool = False
     """Compute the denoiser's activations again in the backward pass instead of keeping them: less memory, more time."""
     compile: bool = False

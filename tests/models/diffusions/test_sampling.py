@@ -15,7 +15,7 @@ from skygen.errors import ConfigError, UnavailableError
 from skygen.models.adapters import LoraSettings
 from skygen.models.diffusion import Diffusion, DiffusionSettings
 from skygen.models.diffusions.lora import DiffusionAdapter
-from skygen.models.diffusions.sampling import PREVIEW_SIDE, SamplingSettings
+from skygen.models.diffusions.sampling import PREVIEW_SIDE, SamplingSettings, preview_images
 from skygen.models.diffusions.schedulers import SCHEDULERS, SchedulerName
 from skygen.seeding import Seeds
 
@@ -295,11 +295,60 @@ def test_the_steps_are_told_and_can_end_the_drawing(models: dict[str, Diffusion]
     assert np.array_equal(draw(diffusion, count=2), quiet)
 
 
+@pytest.mark.parametrize("name", [*TABLES, "flow_euler"])
+def test_a_preview_is_what_the_denoiser_takes_the_picture_to_be(models: dict[str, Diffusion], name: str) -> None:
+    """A denoiser that knows the noise sees the clean picture at every step, whichever scheduler steps."""
+    diffusion = models["stable_diffusion_3" if name == "flow_euler" else "stable_diffusion"]
+    network, family = diffusion.network, diffusion.family
+    own = network.forward
+    clean: list[torch.Tensor] = []
+
+    def forward(noisy: torch.Tensor | None = None, time: torch.Tensor | None = None, **named: Any) -> tuple[torch.Tensor]:
+        noisy = named.get("hidden_states") if noisy is None else noisy
+        time = named["timestep"] if time is None else time
+        assert noisy is not None
+        if not clean:
+            clean.append(torch.randn(noisy[:1].shape, generator=Seeds(0).generator("clean")))
+        if name == "flow_euler":
+            sigma = (time.flatten()[0] / 1000).clamp_min(1e-3)
+            return ((noisy - clean[0]) / sigma,)
+        level = family.noising.alphas_cumprod[int(time.flatten()[0].round())]  # type: ignore[attr-defined]
+        return ((noisy - level.sqrt() * clean[0]) / (1 - level).sqrt(),)
+
+    seen: list[Image.Image] = []
+    network.forward = forward
+    try:
+        drawn = diffusion.sample(
+            ["a dam"],
+            [1],
+            settings=settings(scheduler=name, num_inference_steps=6),
+            on_preview=lambda _place, image: seen.append(image),
+            preview_every=1,
+        )
+    finally:
+        network.forward = own
+    wanted = np.asarray(preview_images(family, clean[0])[0], int)
+    assert len(seen) == 6
+    assert all(np.abs(np.asarray(image, int) - wanted).max() <= 2 for image in seen)
+    assert drawn[0].size == seen[0].size  # no larger than what a preview shows
+
+
+def test_units_of_one_size_give_the_same_bytes_whoever_else_is_in_them(models: dict[str, Diffusion]) -> None:
+    diffusion = models["stable_diffusion"]
+    asked = {"settings": settings(), "together": 4}
+    whole = [np.asarray(image) for image in diffusion.sample(PROMPTS[:4], NUMBERS[:4], **asked)]
+    first = np.asarray(diffusion.sample(PROMPTS[:1], NUMBERS[:1], **asked)[0])
+    others = [np.asarray(image) for image in diffusion.sample([PROMPTS[0], *PROMPTS[2:]], [NUMBERS[0], 7, 8, 9], **asked)]
+    assert np.array_equal(first, whole[0]) and np.array_equal(others[0], whole[0])
+    alone = draw(diffusion, 1, 4)
+    assert np.abs(np.stack(whole).astype(int) - alone).max() <= 2
+
+
 def test_a_preview_is_small(models: dict[str, Diffusion]) -> None:
     diffusion = models["stable_diffusion_3"]
     channels = diffusion.pipeline.vae.config.latent_channels
     noise = 50 * torch.randn((2, channels, 96, 48), generator=Seeds(0).generator("noise"))
-    previews = diffusion.preview(noise)
+    previews = preview_images(diffusion.family, noise)
     factor = int(diffusion.pipeline.vae_scale_factor)
     assert [image.size for image in previews] == [(PREVIEW_SIDE // 2 * factor, PREVIEW_SIDE * factor)] * 2
 
