@@ -102,7 +102,7 @@ def selection_gain(
     Args:
         records: of ``recipes/generate.py``: ``candidate_scores``, in [-1, 1], the chosen place ``candidate``, by default that
             of the highest score, ``model``, and where a judge was asked ``candidate_judgements``, as many, in [0, 1]. Pictures
-            of a single candidate are left out.
+            of a single candidate are left out, and those of which a value is None: given up, or of no class of the judge's.
         extractor: the CLIP that chose, such as ``skyclip:miniature``.
         judge: who judged and did not choose, such as ``judge:miniature``.
         subset: which of the data the prompts are.
@@ -122,7 +122,7 @@ def selection_gain(
         ("skyclip", SCORES, extractor, "in-sample: it chose"),
         ("judge", JUDGEMENTS, judge, "by a judge that did not choose"),
     ):
-        told = [each for each in records if len(each.get(SCORES) or ()) > 1 and each.get(field) is not None]
+        told = [each for each in records if len(each.get(SCORES) or ()) > 1 and None not in (each.get(field) or (None,))]
         if not told:
             continue
         chosen, mean = np.array([_read(record, field) for record in told]).T

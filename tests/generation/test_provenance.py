@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from skygen.generation.provenance import (
 from skygen.generation.xmp import DESCRIPTION
 from skygen.models.adapters import LoraSettings
 from skygen.models.diffusion import Diffusion
+from skygen.models.diffusions.settings import DrawingModelSettings
 from skygen.seeding import Seeds
 
 TOOL = f"skygen {importlib.metadata.version('skygen')}"
@@ -278,6 +280,13 @@ def test_the_origin_names_the_very_weights(stable_diffusion_folder: Path, tmp_pa
     assert plain["versions"].keys() == {"skygen", "torch", "diffusers"}
     assert str(tmp_path) not in json.dumps(tuned)
     assert describe_origin(Diffusion.load("miniature"), "miniature")["base_fingerprint"] != plain["base_fingerprint"]
+    assert "adapter_weights" not in tuned
+    two = DrawingModelSettings(base, folder, more_adapters=(folder,), adapter_weights=(1.0, 0.5))
+    both = describe_origin(Diffusion.load(base, adapters=two.weigh_adapters()), base)
+    assert both["adapter"] == "coast/adapter + coast/adapter" and both["adapter_weights"] == [1.0, 0.5]
+    assert both["adapter_sha256"] == f"{tuned['adapter_sha256']} + {tuned['adapter_sha256']}"
+    with pytest.raises(ConfigError, match=r"^model\.adapter_weights has 1 numbers for 2 adapters \(model\.adapter and "):
+        replace(two, adapter_weights=(1.0,)).weigh_adapters()
 
 
 @pytest.mark.parametrize(
