@@ -22,6 +22,7 @@ from skygen.evaluation.report_sections import (
     show_pairs,
     show_pictures,
     show_provenance,
+    show_screening,
     show_training,
 )
 from skygen.evaluation.scores import to_metrics
@@ -105,6 +106,7 @@ def build_page(records: Sequence[RunRecord]) -> dict[str, Any]:
         "trainings": _present(show_training, records),
         "captions": _present(show_captions, records),
         "pictures": _present(show_pictures, records),
+        "screenings": _present(show_screening, records),
         "provenance": [show_provenance(record) for record in records],
     }
     page["notes"] = [(record.name, note) for record in records for note in dict.fromkeys(record.notes)]

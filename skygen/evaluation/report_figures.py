@@ -126,6 +126,31 @@ def draw_similarities(
     return _to_svg(draw, f"histogram of the SkyCLIP similarities of {len(similarities)} pairs")
 
 
+def draw_distributions(
+    levels: Sequence[float], synthetic: Sequence[float], real: Sequence[float], bound: float | None, words: str
+) -> Markup:
+    """Draw how near synthetic pictures come to training images, and real ones, as two cumulative distributions.
+
+    Args:
+        levels: shares of the pictures, in [0, 1].
+        synthetic: what so many of the synthetic pictures have at most.
+        real: the same of the real ones.
+        bound: from which a picture counts as a copy; None where there is none.
+        words: what is measured, for the x axis.
+    """
+
+    def draw(axes: Axes) -> None:
+        axes.step(real, levels, where="post", color=_SECOND, linewidth=1.6)
+        axes.step(synthetic, levels, where="post", color=_MAIN, linewidth=1.6)
+        if bound is not None:
+            axes.axvline(bound, color=_MARK, linewidth=1.0, linestyle=(0, (3, 2)))
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel(words)
+        axes.set_ylabel("share of pictures")
+
+    return _to_svg(draw, f"{words}: cumulative distributions of synthetic pictures and of real ones")
+
+
 def thin_out(
     x: Float[np.ndarray, " count"], y: Float[np.ndarray, " count"]
 ) -> tuple[Float[np.ndarray, " thinned"], Float[np.ndarray, " thinned"]]:

@@ -57,6 +57,14 @@ class PictureRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ScreenedPicture:
+    """A line of ``screened.jsonl``, as far as the report needs it: what became of a picture, and what called it a copy."""
+
+    verdict: str
+    copied_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LoggedStep:
     """A line of ``log.jsonl``, as far as the report needs it."""
 
@@ -104,6 +112,13 @@ def parse_pictures(row: dict[str, Any]) -> PictureRow:
         raise ValueError("no picture is named")
     scores = {model: float(score) for model, score in (row.get("skyclip_score") or {}).items() if score is not None}
     return PictureRow(_text(row["prompt"]), int(row["seed"]), images, scores)
+
+
+def parse_screened(row: dict[str, Any]) -> ScreenedPicture:
+    """Read a line of ``screened.jsonl``."""
+    if not isinstance(row["copied_by"], list):
+        raise TypeError("what called it a copy is not a list")
+    return ScreenedPicture(_text(row["verdict"]), tuple(_text(name) for name in row["copied_by"]))
 
 
 def parse_step(row: dict[str, Any]) -> LoggedStep:

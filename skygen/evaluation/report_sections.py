@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from skygen.errors import ImageError
-from skygen.evaluation.report_figures import draw_curve, draw_similarities, encode_thumbnail
+from skygen.evaluation.report_figures import draw_curve, draw_distributions, draw_similarities, encode_thumbnail
 from skygen.evaluation.report_records import (
+    DAMAGE,
     PREVIEW_SCORES,
     CaptionedImage,
     LoggedStep,
@@ -26,11 +28,17 @@ from skygen.evaluation.report_records import (
     parse_captions,
     parse_pictures,
     parse_previews,
+    parse_screened,
     parse_step,
 )
 
 SCORES = "scores.parquet"
 PREVIEWS = "previews/scores.jsonl"
+NEARNESS = {
+    "similarity": "SkyCLIP similarity to the nearest training image",
+    "hash_distance": "hash distance to the nearest training image, bits of 64",
+}
+"""What ``copies_control.json`` has curves of, and what the page calls it."""
 PAIRS_SHOWN = 6
 """Of the best pairs, and of the worst."""
 ROWS_SHOWN = 12
@@ -88,6 +96,19 @@ class PicturesSection:
     count: int
     models: tuple[str, ...]
     rows: tuple[tuple[PictureRow, dict[str, Thumbnail]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScreeningSection:
+    """What became of a synthetic set, and how near it comes to the training images beside real ones."""
+
+    run: str
+    verdicts: tuple[tuple[str, int], ...]
+    copied_by: tuple[tuple[str, int], ...]
+    control: str
+    real: int
+    in_training: int
+    curves: tuple[Markup, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +233,28 @@ def show_pictures(record: RunRecord) -> PicturesSection | None:
     _note_missing(record, "pictures.jsonl", missing)
     models = tuple(model for model in ("real", "base", "tuned") if any(model in row.images for row in rows))
     return PicturesSection(record.name, len(rows), models, shown)
+
+
+def show_screening(record: RunRecord) -> ScreeningSection | None:
+    """Count the verdicts of ``screened.jsonl``, and draw ``copies_control.json``; None where the run has neither."""
+    rows = list(record.read_rows("screened.jsonl", parse_screened))
+    if not rows:
+        return None
+    verdicts, by = Counter(row.verdict for row in rows), Counter(" and ".join(row.copied_by) for row in rows if row.copied_by)
+    control, curves, real, known = record.read_mapping("copies_control.json"), [], 0, 0
+    try:
+        for name, words in NEARNESS.items() if control else ():
+            if "real" in control[name]:
+                whose = (control["levels"], control[name]["synthetic"], control[name]["real"])
+                curves.append(draw_distributions(*whose, control["bounds"][name], words))
+        real, known = (int(control["counts"][name]) if control else 0 for name in ("real", "real_in_training"))
+    except DAMAGE:
+        record.notes.append("copies_control.json is not laid out as skygen writes it and was left out.")
+        control, curves = {}, []
+    told = str(control.get("control", ""))
+    return ScreeningSection(
+        record.name, tuple(verdicts.most_common()), tuple(by.most_common()), told, real, known, tuple(curves)
+    )
 
 
 def show_provenance(record: RunRecord) -> Provenance:

@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 from skygen.errors import ConfigError, DataError
-from skygen.evaluation.report import merge_metrics, write_report
+from skygen.evaluation.pages.page import write_page
+from skygen.evaluation.report import build_page, merge_metrics, open_runs, write_report
 from skygen.evaluation.report_figures import draw_curve, encode_thumbnail, smooth_curve, thin_out
 from skygen.evaluation.report_scores import tabulate
-from skygen.evaluation.report_sections import find_threshold
+from skygen.evaluation.report_sections import find_threshold, show_screening
 from skygen.evaluation.scores import Score, to_metrics
 
 ATTACK = '<script>alert(1)</script> & "two" courts\' edge'
@@ -308,3 +309,38 @@ def test_small_images_are_embedded_as_they_are_and_large_ones_shrink(tmp_path: P
     assert uri.startswith(f"data:image/{kind};base64,")
     assert pixelated is small
     assert len(uri) < 3000
+
+
+def test_a_screening_shows_both_curves_and_the_counts_and_survives_damage(tmp_path: Path, data: Path) -> None:
+    folder = make_run(tmp_path / "runs" / "screen", data)
+    verdicts = ["kept", "kept", "copy", "off_prompt"]
+    write_lines(folder / "screened.jsonl", [
+        {"verdict": each, "copied_by": ["similarity", "hash"] if each == "copy" else []} for each in verdicts
+    ])  # fmt: skip
+    curves = {name: {"synthetic": [0.1, 0.5, 0.9], "real": [0.1, 0.2, 0.3]} for name in ("similarity", "hash_distance")}
+    control = {
+        "control": ATTACK, "counts": {"synthetic": 4, "real": 1234, "real_in_training": 5}, "levels": [0, 0.5, 1],
+        "bounds": {"similarity": None, "hash_distance": 6}, **curves,
+    }  # fmt: skip
+    (folder / "copies_control.json").write_text(json.dumps(control))
+    (record,) = open_runs([folder])
+    section = show_screening(record)
+    assert section is not None
+    assert (section.verdicts, section.copied_by) == (
+        (("kept", 2), ("copy", 1), ("off_prompt", 1)),
+        (("similarity and hash", 1),),
+    )
+    output = tmp_path / "screen.html"
+    write_page(output, "report.html.jinja", {"title": "t", **build_page([record]), "screenings": [section]})
+    text = output.read_text(encoding="utf-8")
+    page = Page(text)
+    assert len(page.values("svg", "viewbox")) == 2
+    assert "<script>" not in text
+    for words in ("off prompt", "2 (50.0 %)", "1,234 real images", "5 of the real images", "copies by similarity and hash"):
+        assert words in page.text, words
+    for damage in ({**control, "levels": None}, {**control, "counts": {}}, {**control, "similarity": {"real": 3}}):
+        (folder / "copies_control.json").write_text(json.dumps(damage))
+        (record,) = open_runs([folder])
+        section = show_screening(record)
+        assert section is not None
+        assert (section.curves, len(record.notes)) == ((), 1)
