@@ -56,16 +56,16 @@ def compare(name: str, options: argparse.Namespace) -> None:
     """Draw with both in turn, and print pictures a second, their ratio, and the largest memory of a process of each."""
     diffusion = Diffusion.load(name, device=options.device)
     settings = SamplingSettings(num_inference_steps=options.steps, resolution=options.resolution or diffusion.resolution)
-    processes = os.cpu_count() or 1
+    processes, together = os.cpu_count() or 1, count_together(diffusion.family, settings)
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        ours = partial(draw_in_processes, pool, name, settings, count_together(diffusion.family, settings))
+        ours = partial(draw_in_processes, pool, name, settings, together)
         if options.device != "cpu":
             ours = partial(draw_here, diffusion, settings, options.batch)
         plain = partial(draw_plainly, diffusion, settings, options.batch)
         cases: dict[str, Callable[[Sequence[int]], None]] = {"plain pipeline": plain, "skygen": ours}
         taken: dict[str, list[float]] = {case: [] for case in cases}
         for draw in cases.values():
-            draw(range(max(options.batch, 8 * processes)))
+            draw(range(max(options.batch, together * processes)))
         for _ in range(options.repeats):
             for case, draw in cases.items():
                 began = time.perf_counter()
