@@ -23,6 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -81,8 +82,8 @@ def compare(name: str, options: argparse.Namespace) -> None:
 
 def draw_plainly(diffusion: Diffusion, settings: SamplingSettings, batch: int, numbers: Sequence[int]) -> None:
     """Call the pipeline of diffusers batch by batch."""
-    asked = {"num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale}
-    asked |= {"height": settings.resolution, "width": settings.resolution}
+    asked: dict[str, Any] = {"height": settings.resolution, "width": settings.resolution}
+    asked |= {"num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale}
     for start in range(0, len(numbers), batch):
         some = numbers[start : start + batch]
         generators = [torch.Generator().manual_seed(number) for number in some]

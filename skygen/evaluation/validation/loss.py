@@ -13,7 +13,7 @@ from typing import Any, Final, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from skygen.data.framing import ImageSettings, frame
@@ -92,6 +92,15 @@ class FixedNoising:
             sigmas = torch.sigmoid(torch.special.ndtri(levels.clamp(1e-6, 1 - 1e-6))).float()
             return noising.mix(latents, noise, objectives.shift_sigmas(sigmas, noising.shift).to(latents.device))
         raise ConfigError(f"validation knows no {type(noising).__name__}; set --validation.steps to 0 for this model.")
+
+    def estimate_clean(
+        self,
+        noisy: Float[Tensor, "batch channels height width"],
+        prediction: Float[Tensor, "batch channels height width"],
+        times: Num[Tensor, " batch"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Return the clean latents that a prediction means, as the model's objective does."""
+        return self._noising.estimate_clean(noisy, prediction, times)
 
 
 def level_of(index: int, seeds: Seeds) -> float:
