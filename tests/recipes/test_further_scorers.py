@@ -64,7 +64,8 @@ def test_pictures_are_scored_by_every_scorer_and_chosen_by_the_first(
     assert [record["seed"] for record in records] == [
         record["seed"] for record in read_lines(tmp_path / "alone" / "samples" / "metadata.jsonl")
     ]
-    assert not (tmp_path / "alone" / "metrics.json").exists()
+    assert not read_scores(tmp_path / "alone", "skyclip_score")  # the gain of the choice alone
+    assert read_scores(tmp_path / "alone", "skyclip_selection_gain").keys() == {("base", first)}
     scores = read_scores(tmp_path / "drawn", "skyclip_score")
     assert scores.keys() == {(model, judge) for model in ("base", "shuffled") for judge in (first, further)}
     mean = sum(record["skyclip_score"] for record in records) / 4

@@ -28,7 +28,8 @@ class LatentDistribution:
     def sample(self, generator: torch.Generator) -> Float[Tensor, "batch channels height width"]:
         """Draw latents, not scaled; ``generator`` is on the CPU, so that the draw is the same on every device."""
         noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype).to(self.mean.device)
-        return self.mean + torch.exp(0.5 * self.log_variance) * noise
+        # Contiguous, whether they come from the autoencoder or were kept: exp of another layout differs in the last bit on AVX2.
+        return self.mean.contiguous() + torch.exp(0.5 * self.log_variance.contiguous()) * noise
 
 
 def precisions(dtype: torch.dtype) -> dict[str, torch.dtype]:
