@@ -28,7 +28,7 @@ class LatentDistribution:
     def sample(self, generator: torch.Generator) -> Float[Tensor, "batch channels height width"]:
         """Draw latents, not scaled; ``generator`` is on the CPU, so that the draw is the same on every device."""
         noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype).to(self.mean.device)
-        # Contiguous, whether they come from the autoencoder or were kept: exp of another layout differs in the last bit on AVX2.
+        # Contiguous, from the autoencoder or kept: exp of another layout differs in the last bit on AVX2.
         return self.mean.contiguous() + torch.exp(0.5 * self.log_variance.contiguous()) * noise
 
 
