@@ -22,6 +22,7 @@ from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import UnavailableError
 from skygen.evaluation.alignment import alignment_scores
+from skygen.evaluation.diversity import diversity_scores
 from skygen.evaluation.features import Extractor, inception_extractor, scorer_extractor
 from skygen.evaluation.fidelity import fidelity_scores
 from skygen.evaluation.judgement import accuracy_scores, name_classes
@@ -145,7 +146,7 @@ def read_samples(scorer: Scorer, root: Path) -> Pictures:
 def score(
     real: Pictures, generated: list[Pictures], extractor: Extractor, scorer_name: str, subset: str, seeds: Seeds
 ) -> list[Score]:
-    """Measure closeness to the real images, and nearness to the prompts beside real and shuffled ones."""
+    """Measure closeness to the real images, variety, and nearness to the prompts beside real and shuffled ones."""
     scores: list[Score] = []
     real_features = extractor.extract(real.paths)
     for pictures in generated:
@@ -153,6 +154,10 @@ def score(
         scores += fidelity_scores(
             real_features, features, model=pictures.model, subset=subset, extractor=extractor.name, seeds=seeds
         )
+        own, *beside = diversity_scores(
+            real_features, features, model=pictures.model, subset=subset, extractor=extractor.name, seeds=seeds
+        )
+        scores += [own, *beside] if pictures is generated[0] else [own]
     return scores + align([*generated, real], scorer_name, subset, seeds)
 
 
