@@ -44,7 +44,7 @@ from skygen.models.device import start_accelerator
 from skygen.models.diffusion import Diffusion
 from skygen.models.diffusions.metadata_fields import MetadataWish
 from skygen.models.diffusions.settings import DrawingModelSettings
-from skygen.models.judge import Judge
+from skygen.models.judge import Judge, JudgeSettings
 from skygen.models.scorer import Scorer, ScorerSettings
 from skygen.runs import Continuation, Run, RunSettings, launch, logger
 from skygen.seeding import Seeds
@@ -62,14 +62,6 @@ class PromptPairs(PairSettings):
 
 
 @dataclass(frozen=True)
-class SelectionJudge:
-    """A classifier that looks at every candidate and has no say in the choice, so that it can tell what the choice gains."""
-
-    name: str = ""
-    """``miniature``, a folder, or an id on the Hugging Face hub; nobody when left out."""
-
-
-@dataclass(frozen=True)
 class Config:
     """Draw synthetic images from prompts."""
 
@@ -80,11 +72,12 @@ class Config:
     scorer: ScorerSettings = field(default_factory=ScorerSettings)
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
-    judge: SelectionJudge = field(default_factory=SelectionJudge)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    """Looks at every candidate and has no say in the choice, so that it can tell what the choice gains."""
     metadata: MetadataWish = field(default_factory=MetadataWish)
 
 
-CONTINUATION = Continuation("plan.json", ("model", "scorer.name", "selection", "judge", "metadata", *KEPT))
+CONTINUATION = Continuation("plan.json", ("model", "scorer.name", "selection", "judge.name", "metadata", *KEPT))
 
 
 def main(config: Config) -> None:
@@ -112,7 +105,7 @@ def load_models(config: Config, device: str) -> Models:
     diffusion = Diffusion.load(
         config.model.name, adapters=config.model.weigh_adapters(), device=device, dtype=getattr(torch, config.model.dtype)
     )
-    judge = Judge.load(config.judge.name, device=device) if config.judge.name else None
+    judge = Judge.load(config.judge.name, device=device, batch_size=config.judge.batch_size) if config.judge.name else None
     return Models(diffusion, load_scorer(config.scorer, config.scorer.name, device), judge)
 
 

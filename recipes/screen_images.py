@@ -111,6 +111,10 @@ class Config:
     couples: int = 12
     """Pictures on the contact sheet, at most 50: copies first, then the nearest."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.couples <= MOST_COUPLES:
+            raise ConfigError(f"--couples {self.couples}: a contact sheet holds 0 to {MOST_COUPLES}.")
+
 
 MOST_COUPLES = 50
 CONTINUATION = Continuation(
@@ -139,7 +143,6 @@ class Sets:
 
 
 def main(config: Config) -> None:
-    check(config)
     require(config.scorer.name, config.scorer.architecture)
     accelerator = start_accelerator()
     scorer = load_scorer(config.scorer, config.scorer.name, str(accelerator.device))
@@ -162,14 +165,6 @@ def main(config: Config) -> None:
         )  # fmt: skip
         if accelerator.is_main_process:
             finish(config, sets, pictures, nearest, control.read(), scorer, run)
-
-
-def check(config: Config) -> None:
-    """Refuse settings that are out of range, before any weights are loaded."""
-    config.copies.check()
-    config.threshold.check()
-    if not 0 <= config.couples <= MOST_COUPLES:
-        raise ConfigError(f"--couples {config.couples}: a contact sheet holds 0 to {MOST_COUPLES}.")
 
 
 def read_sets(config: Config, scorer: Scorer, run: Run) -> Sets:

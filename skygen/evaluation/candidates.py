@@ -32,12 +32,7 @@ class ThresholdSettings:
     quantile: float = 0.05
     """Share of the real control pairs that falls below: of similarities, and of cycle scores where their captions are given."""
 
-    def check(self) -> None:
-        """Refuse what cannot be meant.
-
-        Raises:
-            ConfigError: the quantile is out of range.
-        """
+    def __post_init__(self) -> None:
         if not 0 <= self.quantile < 1:
             raise ConfigError(f"--threshold.quantile {self.quantile}: give a share in [0, 1), such as 0.05.")
 
@@ -86,7 +81,7 @@ def calibrate_threshold(
         ConfigError: ``quantile`` is out of range.
         DataError: there is no real pair.
     """
-    ThresholdSettings(quantile).check()
+    ThresholdSettings(quantile)  # refuses what is no quantile
     own, mismatched = own[np.isfinite(own)], mismatched[np.isfinite(mismatched)]
     if not len(own):
         raise DataError("A threshold needs real pairs with a similarity, and there is none; give held-out pairs with captions.")

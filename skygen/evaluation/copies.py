@@ -48,12 +48,7 @@ class CopySettings:
     hash_distance: int = 6
     """Bits of 64 in which a copy's hash may differ from the original's, in the orientation where that is least."""
 
-    def check(self) -> None:
-        """Refuse what cannot be meant.
-
-        Raises:
-            ConfigError: a setting is out of range.
-        """
+    def __post_init__(self) -> None:
         if not 0 < self.quantile < 1:
             raise ConfigError(f"--copies.quantile {self.quantile}: give a share between 0 and 1, such as 0.999.")
         if not 0 <= self.hash_distance < BITS:

@@ -17,12 +17,13 @@ from skygen.evaluation.report_figures import encode_thumbnail
 from skygen.evaluation.round_figures import draw_trend
 from skygen.evaluation.round_trends import TUNED, Trend, find_trends, judge_change
 from skygen.evaluation.rounds import UNREADABLE, Round, Row, read_lines
+from skygen.evaluation.screening import VERDICTS
 from skygen.seeding import Seeds
 
 EXAMPLES: Final = 8
 """Prompts whose pictures are shown."""
 UNSCREENED: Final = "not screened"
-VERDICTS: Final = ("kept", "copy", "duplicate", "weak", "off_prompt", UNREADABLE, UNSCREENED)
+FATES: Final = (*VERDICTS, UNREADABLE, UNSCREENED)
 """In the order of the table; others follow."""
 
 
@@ -66,9 +67,9 @@ def tally(rounds: Sequence[Round], rows: Sequence[Row]) -> list[tuple[str, list[
     """
     by_round = {each.number: [row for row in rows if row["round"] == each.number] for each in rounds}
     verdicts = {number: Counter(row["verdict"] or UNSCREENED for row in own) for number, own in by_round.items()}
-    others = sorted({name for counts in verdicts.values() for name in counts} - set(VERDICTS))
+    others = sorted({name for counts in verdicts.values() for name in counts} - set(FATES))
     lines = [("drawn", [len(own) for own in by_round.values()])]
-    for name in (*VERDICTS, *others):
+    for name in (*FATES, *others):
         counts = [verdicts[number][name] for number in by_round]
         if name == "kept" or any(counts):
             lines.append((name.replace("_", " "), counts))
