@@ -29,9 +29,9 @@ from benchmarks.batches import LIST, write_data
 from benchmarks.processes import Measured, run_case, serve_case
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
-from skygen.evaluation.caption_index import CaptionIndex
-from skygen.evaluation.embedding import Precision, at_precision
-from skygen.evaluation.pair_scoring import PairScorer
+from skygen.evaluation.pair_scores.caption_index import CaptionIndex
+from skygen.evaluation.pair_scores.embedding import Precision, at_precision
+from skygen.evaluation.pair_scores.scoring import PairScorer
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 

@@ -19,16 +19,16 @@ from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import DataError, SkygenError
 from skygen.evaluation.alignment import align_trials, caption_alignment_scores
-from skygen.evaluation.baselines import shuffled_captions, trivial_captions
-from skygen.evaluation.caption_items import FILE, ItemScores
-from skygen.evaluation.captioned_pairs import read_captioned_pairs
-from skygen.evaluation.captioning import caption_scores, caption_statistics, measure_trial
-from skygen.evaluation.coco_tools import coco_scores
+from skygen.evaluation.captions.baselines import shuffled_captions, trivial_captions
+from skygen.evaluation.captions.captioned_pairs import read_captioned_pairs
+from skygen.evaluation.captions.coco_tools import coco_scores
+from skygen.evaluation.captions.items import FILE, ItemScores
+from skygen.evaluation.captions.tags import tag_scores
+from skygen.evaluation.captions.trials import Trial, lay_out_trials
+from skygen.evaluation.captions.writers import caption_scores, caption_statistics, measure_trial
 from skygen.evaluation.panel import list_scorers, load_scorer, log_training, name_data_set, require_scorers
 from skygen.evaluation.scores import Score, format_table, to_metrics
 from skygen.evaluation.splits import identify_split
-from skygen.evaluation.tags import tag_scores
-from skygen.evaluation.trials import Trial, lay_out_trials
 from skygen.models.adapters import without_adapter
 from skygen.models.captioner import Captioner, CaptionerSettings, CaptioningSettings
 from skygen.models.device import pick_device

@@ -22,10 +22,10 @@ from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import UnavailableError
 from skygen.evaluation.alignment import alignment_scores
-from skygen.evaluation.diversity import diversity_scores
-from skygen.evaluation.features import Extractor, inception_extractor, scorer_extractor
-from skygen.evaluation.fidelity import fidelity_scores
-from skygen.evaluation.judgement import accuracy_scores, name_classes
+from skygen.evaluation.images.diversity import diversity_scores
+from skygen.evaluation.images.features import Extractor, inception_extractor, scorer_extractor
+from skygen.evaluation.images.fidelity import fidelity_scores
+from skygen.evaluation.images.judgement import accuracy_scores, name_classes
 from skygen.evaluation.panel import list_scorers, load_scorer, log_training, name_data_set, require_scorers
 from skygen.evaluation.scores import Score, format_table, to_metrics
 from skygen.generation.sampling import METADATA, read_metadata

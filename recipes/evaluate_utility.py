@@ -3,9 +3,9 @@
     accelerate launch recipes/evaluate_utility.py --run.name utility --real.root DATA --synthetic.root runs/set/samples \
         --utility.shots 5 10 20 --utility.seeds 3 --utility.multiples 1 5
 
-All train equally long, from the same initial weights for a seed; see ``skygen/evaluation/utility.py``. ``results.jsonl`` has a
-line for each trained classifier, and the same command goes on with those that are missing. ``table.md`` has the table and what
-must stand beside it, ``metrics.json`` the scores.
+All train equally long, from the same initial weights for a seed; see ``skygen.evaluation.utility.trials``. ``results.jsonl``
+has a line for each trained classifier, and the same command goes on with those that are missing. ``table.md`` has the table
+and what must stand beside it, ``metrics.json`` the scores.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError, Preempted
-from skygen.evaluation.judgement import name_classes
+from skygen.evaluation.images.judgement import name_classes
 from skygen.evaluation.scores import format_table, to_metrics
-from skygen.evaluation.utility import RESULTS, Outcome, Trial, UtilitySettings, plan_trials, read_outcomes
-from skygen.evaluation.utility_data import Drawn, TrainingImages, UtilityData, draw_images, read_data, take_images
-from skygen.evaluation.utility_scores import describe_rules, format_markdown, score_arms
+from skygen.evaluation.utility.data import Drawn, TrainingImages, UtilityData, draw_images, read_data, take_images
+from skygen.evaluation.utility.table import describe_rules, format_markdown, score_arms
+from skygen.evaluation.utility.trials import RESULTS, Outcome, Trial, UtilitySettings, plan_trials, read_outcomes
 from skygen.generation.records import read_metadata
 from skygen.miniature.architectures import build_judge
 from skygen.models.adapters import WholeModel

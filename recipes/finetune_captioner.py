@@ -23,9 +23,9 @@ from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.data.table import PairList
 from skygen.errors import ConfigError
-from skygen.evaluation.caption_previews import CaptionPreview
+from skygen.evaluation.captions.previews import CaptionPreview
+from skygen.evaluation.captions.rewards import CiderReward, MarginReward
 from skygen.evaluation.panel import load_scorer
-from skygen.evaluation.rewards import CiderReward, MarginReward
 from skygen.models.adapter_files import read_about
 from skygen.models.adapters import LoraSettings
 from skygen.models.captioner import Captioner, CaptionerSettings

@@ -27,9 +27,9 @@ from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError
 from skygen.evaluation.alignment import skyclip_scores
-from skygen.evaluation.candidates import selection_gain
 from skygen.evaluation.panel import list_scorers, load_scorer, log_training, name_data_set, require_scorers
 from skygen.evaluation.scores import Score, format_table, to_metrics
+from skygen.evaluation.screening.selection_gain import selection_gain
 from skygen.generation.bulk import BulkDrawing
 from skygen.generation.choice import Candidates, Models, Wanted
 from skygen.generation.origin import describe_origin

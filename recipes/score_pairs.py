@@ -28,12 +28,12 @@ from skygen.data.rejects import Rejects
 from skygen.data.selection import check_rule, keep_rows, rank_rows
 from skygen.data.table import UNIT, PairList
 from skygen.errors import ConfigError
-from skygen.evaluation.calibration import calibration_scores, rounding_scores
-from skygen.evaluation.caption_index import CaptionIndex
-from skygen.evaluation.embedding import at_precision, find_batch_size, find_precision
-from skygen.evaluation.embedding_shards import EmbeddingShards
-from skygen.evaluation.pair_scoring import PairScorer
-from skygen.evaluation.pair_table import PairScores, write_scores
+from skygen.evaluation.pair_scores.calibration import calibration_scores, rounding_scores
+from skygen.evaluation.pair_scores.caption_index import CaptionIndex
+from skygen.evaluation.pair_scores.embedding import at_precision, find_batch_size, find_precision
+from skygen.evaluation.pair_scores.scoring import PairScorer
+from skygen.evaluation.pair_scores.shards import EmbeddingShards
+from skygen.evaluation.pair_scores.table import PairScores, write_scores
 from skygen.evaluation.panel import list_scorers, load_scorer, require_scorers
 from skygen.evaluation.scores import Score, format_table, to_metrics
 from skygen.models.device import start_accelerator

@@ -31,20 +31,27 @@ from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.data.table import PairList
 from skygen.errors import ConfigError, UnavailableError
-from skygen.evaluation.candidates import CycleSettings, Threshold, ThresholdSettings, calibrate_threshold
-from skygen.evaluation.caption_index import CaptionIndex
-from skygen.evaluation.contact_sheet import write_sheet
-from skygen.evaluation.copies import CopyRule, CopySettings, describe_control
-from skygen.evaluation.cycle import cycle_scores, read_captions
-from skygen.evaluation.embedding import at_precision
-from skygen.evaluation.embedding_shards import EmbeddingShards
-from skygen.evaluation.nearest_images import HASHED_AT_A_TIME, QUERIES_AT_A_TIME, ImageSet, Nearest, find_nearest, hash_images
-from skygen.evaluation.pair_scoring import PairScorer
-from skygen.evaluation.pair_table import PairScores
+from skygen.evaluation.pair_scores.caption_index import CaptionIndex
+from skygen.evaluation.pair_scores.embedding import at_precision
+from skygen.evaluation.pair_scores.scoring import PairScorer
+from skygen.evaluation.pair_scores.shards import EmbeddingShards
+from skygen.evaluation.pair_scores.table import PairScores
 from skygen.evaluation.panel import load_scorer, log_training, name_data_set
 from skygen.evaluation.scores import format_table, to_metrics
-from skygen.evaluation.screening import Bounds, Evidence, count_verdicts, judge_pictures, screening_scores
-from skygen.evaluation.screening_records import describe_pictures, lay_out_couples
+from skygen.evaluation.screening.copies import CopyRule, CopySettings, describe_control
+from skygen.evaluation.screening.cycle import cycle_scores, read_captions
+from skygen.evaluation.screening.nearest_images import (
+    HASHED_AT_A_TIME,
+    QUERIES_AT_A_TIME,
+    ImageSet,
+    Nearest,
+    find_nearest,
+    hash_images,
+)
+from skygen.evaluation.screening.records import describe_pictures, lay_out_couples
+from skygen.evaluation.screening.thresholds import CycleSettings, Threshold, ThresholdSettings, calibrate_threshold
+from skygen.evaluation.screening.verdicts import Bounds, Evidence, count_verdicts, judge_pictures, screening_scores
+from skygen.evaluation.search.contact_sheet import write_sheet
 from skygen.generation.records import METADATA, read_metadata
 from skygen.models.device import start_accelerator
 from skygen.models.scorer import Scorer, ScorerSettings, require

@@ -20,7 +20,7 @@ from skygen.data.pair import Pair, to_words
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError, ImageError
-from skygen.evaluation.judgement import accuracy_by_class, accuracy_scores, name_classes
+from skygen.evaluation.images.judgement import accuracy_by_class, accuracy_scores, name_classes
 from skygen.evaluation.scores import format_table, to_metrics
 from skygen.models.adapters import WholeModel
 from skygen.models.device import start_accelerator

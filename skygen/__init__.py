@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skygen.data.pair import Pair
     from skygen.data.pairs import read_pairs
-    from skygen.evaluation.captions import score_captions
+    from skygen.evaluation.captions.coco_caption import score_captions
     from skygen.models.captioner import Captioner
     from skygen.models.diffusion import Diffusion
     from skygen.models.scorer import Scorer
@@ -26,7 +26,7 @@ _MODULES = {
     "Scorer": "skygen.models.scorer",
     "Seeds": "skygen.seeding",
     "read_pairs": "skygen.data.pairs",
-    "score_captions": "skygen.evaluation.captions",
+    "score_captions": "skygen.evaluation.captions.coco_caption",
 }
 
 

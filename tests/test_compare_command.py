@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skygen import cli
-from skygen.evaluation.caption_items import ItemScores
+from skygen.evaluation.captions.items import ItemScores
 from skygen.evaluation.splits import identify_split
 
 

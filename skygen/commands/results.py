@@ -25,7 +25,7 @@ def report(
         output: the HTML file; by default report.html in the folder that holds the runs.
         title: of the page.
     """
-    from skygen.evaluation.report import common_parent, merge_metrics, write_report
+    from skygen.evaluation.reports.report import common_parent, merge_metrics, write_report
     from skygen.evaluation.scores import format_table, from_metrics
 
     metrics = merge_metrics(runs)

@@ -39,8 +39,8 @@ def gather(
     from skygen.data.exports.export import write_csv
     from skygen.data.pairs import read_pairs
     from skygen.errors import ConfigError
-    from skygen.evaluation.rounds import gather as choose
-    from skygen.evaluation.rounds import open_rounds
+    from skygen.evaluation.rounds.lineage import gather as choose
+    from skygen.evaluation.rounds.lineage import open_rounds
     from skygen.seeding import Seeds
 
     if output.suffix != ".csv":
@@ -61,8 +61,8 @@ def rounds(folders: Folders, /, output: Path | None = None, title: str = "Closed
         title: of the page.
         seed: of the intervals.
     """
-    from skygen.evaluation.rounds import open_rounds, trace, write_lineage
-    from skygen.evaluation.rounds_page import tally, write_rounds
+    from skygen.evaluation.rounds.lineage import open_rounds, trace, write_lineage
+    from skygen.evaluation.rounds.page import tally, write_rounds
     from skygen.seeding import Seeds
 
     opened = open_rounds(folders)

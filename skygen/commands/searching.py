@@ -12,7 +12,7 @@ from skygen.commands.answer import Answer, showing
 if TYPE_CHECKING:
     import numpy as np
 
-    from skygen.evaluation.embedded_set import EmbeddedSet
+    from skygen.evaluation.search.embedded_set import EmbeddedSet
     from skygen.models.scorer import Scorer
 
 MOST = 1000
@@ -46,8 +46,8 @@ def search(
         output: the contact sheet, .html or .png.
     """
     from skygen.errors import ConfigError
-    from skygen.evaluation.contact_sheet import Found, Match, check_suffix, write_sheet
-    from skygen.evaluation.search import search as find
+    from skygen.evaluation.search.contact_sheet import Found, Match, check_suffix, write_sheet
+    from skygen.evaluation.search.nearest import search as find
 
     if not text and not image:
         raise ConfigError('nothing to look for; give --text "tennis court" or --image PATH, or several of each.')
@@ -84,7 +84,7 @@ def search(
 def _open(place: Path, name: str) -> tuple[EmbeddedSet, Scorer]:
     """Open a run, or embed a folder, and load the scorer that goes with it."""
     from skygen.errors import ConfigError
-    from skygen.evaluation.embedded_set import embed_folder, open_run
+    from skygen.evaluation.search.embedded_set import embed_folder, open_run
     from skygen.models.device import pick_device
     from skygen.models.scorer import Scorer
 

@@ -22,9 +22,9 @@ import numpy as np
 from jaxtyping import Float
 
 from skygen.errors import DataError
-from skygen.evaluation.baselines import derangement
+from skygen.evaluation.captions.baselines import derangement
+from skygen.evaluation.captions.trials import HUMAN, Trial
 from skygen.evaluation.scores import Score, mean_score
-from skygen.evaluation.trials import HUMAN, Trial
 from skygen.models.scorer import Picture, Scorer
 from skygen.seeding import Seeds
 

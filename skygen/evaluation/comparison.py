@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from skygen.errors import ConfigError, DataError
-from skygen.evaluation.caption_items import FILE, ItemScores
-from skygen.evaluation.captioning import corpus_bleu
-from skygen.evaluation.captions import ORDERS, TokenizedCaptions, bleu_statistics
+from skygen.evaluation.captions.coco_caption import ORDERS, TokenizedCaptions, bleu_statistics
+from skygen.evaluation.captions.items import FILE, ItemScores
+from skygen.evaluation.captions.writers import corpus_bleu
 from skygen.evaluation.intervals import Items, paired_difference_interval
 from skygen.evaluation.paired import sign_flip_p_value
 from skygen.seeding import Seeds

@@ -20,8 +20,8 @@ from skygen.evaluation.alignment import (
     shuffled_cosine,
     skyclip_scores,
 )
+from skygen.evaluation.captions.trials import lay_out_trials
 from skygen.evaluation.scores import Score
-from skygen.evaluation.trials import lay_out_trials
 from skygen.miniature.architectures import build_skyclip
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds

@@ -11,7 +11,7 @@ import pytest
 
 from skygen.data.pair import Pair
 from skygen.errors import DataError
-from skygen.evaluation.baselines import (
+from skygen.evaluation.captions.baselines import (
     class_mode_captions,
     constant_caption,
     derangement,

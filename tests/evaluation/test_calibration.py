@@ -9,8 +9,8 @@ import pytest
 
 from skygen.data.pair import Pair
 from skygen.data.table import PairList
-from skygen.evaluation.calibration import calibration_scores, rank_correlation, roc_auc, rounding_scores
-from skygen.evaluation.pair_table import PairScores
+from skygen.evaluation.pair_scores.calibration import calibration_scores, rank_correlation, roc_auc, rounding_scores
+from skygen.evaluation.pair_scores.table import PairScores
 from skygen.evaluation.scores import Score
 from skygen.seeding import Seeds
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from skygen.errors import ConfigError, DataError
-from skygen.evaluation.candidates import calibrate_threshold, selection_gain
+from skygen.evaluation.screening.selection_gain import selection_gain
+from skygen.evaluation.screening.thresholds import calibrate_threshold
 from skygen.seeding import Seeds
 
 SEEDS = Seeds(0)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
-from skygen.evaluation import captioned_pairs
-from skygen.evaluation.captioned_pairs import read_captioned_pairs
+from skygen.evaluation.captions import captioned_pairs
+from skygen.evaluation.captions.captioned_pairs import read_captioned_pairs
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from skygen.evaluation.captioning import REPORTED, STATISTICS, caption_scores, caption_statistics, measure_trial
-from skygen.evaluation.captions import score_captions
+from skygen.evaluation.captions.coco_caption import score_captions
+from skygen.evaluation.captions.trials import lay_out_trials
+from skygen.evaluation.captions.writers import REPORTED, STATISTICS, caption_scores, caption_statistics, measure_trial
 from skygen.evaluation.scores import Score, format_table, from_metrics, to_metrics
-from skygen.evaluation.trials import lay_out_trials
 from skygen.seeding import Seeds
 
 REFERENCES = [["a dam in a forest"], ["two storage tanks", "two white tanks"], ["a lake"], ["a road with cars"]]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from skygen.errors import DataError
-from skygen.evaluation.captions import (
+from skygen.evaluation.captions.coco_caption import (
     CaptionScore,
     TokenizedCaptions,
     bleu_from_statistics,
@@ -20,7 +20,7 @@ from skygen.evaluation.captions import (
     score_captions,
     score_tokens,
 )
-from skygen.evaluation.tokens import tokenize_caption
+from skygen.evaluation.captions.tokens import tokenize_caption
 
 NAMES = ["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d"]
 ORACLES = {"rsicd_test_class_mode": 1093, "sydney_test_leave_one_out": 58}

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from skygen.errors import UnavailableError
-from skygen.evaluation.caption_items import ItemScores
-from skygen.evaluation.coco_tools import (
+from skygen.evaluation.captions.coco_tools import (
     SPICE_MODELS,
     JavaTool,
     Meteor,
@@ -23,7 +22,8 @@ from skygen.evaluation.coco_tools import (
     find_spice,
     spice_scores,
 )
-from skygen.evaluation.trials import Round, lay_out_trials
+from skygen.evaluation.captions.items import ItemScores
+from skygen.evaluation.captions.trials import Round, lay_out_trials
 from skygen.seeding import Seeds
 
 ROUND = Round(("A lake.", "a road"), (("a lake", "a pond"), ("The road",)))

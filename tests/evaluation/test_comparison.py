@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from skygen.errors import ConfigError, DataError, SkygenError
-from skygen.evaluation.caption_items import ItemScores
-from skygen.evaluation.captioning import corpus_bleu, measure_trial
-from skygen.evaluation.captions import score_captions
+from skygen.evaluation.captions.coco_caption import score_captions
+from skygen.evaluation.captions.items import ItemScores
+from skygen.evaluation.captions.trials import lay_out_trials
+from skygen.evaluation.captions.writers import corpus_bleu, measure_trial
 from skygen.evaluation.comparison import compare_runs, format_differences
 from skygen.evaluation.splits import identify_split
-from skygen.evaluation.trials import lay_out_trials
 from skygen.seeding import Seeds
 
 SEEDS = Seeds(1)

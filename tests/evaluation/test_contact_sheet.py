@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from skygen.errors import ConfigError
-from skygen.evaluation.contact_sheet import (
+from skygen.evaluation.search.contact_sheet import (
     CAPTION_LINES,
     COLUMNS,
     GAP,

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from skygen.errors import DataError, UnavailableError
-from skygen.evaluation.cycle import cycle_scores, read_captions
+from skygen.evaluation.screening.cycle import cycle_scores, read_captions
 from skygen.models.scorer import Scorer
 
 VECTORS = {"a lake": (2.0, 0.0), "a pond": (1.0, 1.0), "a road": (0.0, 3.0), "nothing": (-1.0, 0.0)}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from skygen.errors import DataError
-from skygen.evaluation.diversity import diversity_scores, vendi_score
+from skygen.evaluation.images.diversity import diversity_scores, vendi_score
 from skygen.seeding import Seeds
 
 SEEDS = Seeds(7)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skygen.evaluation.embedding_shards import EmbeddingShards
+from skygen.evaluation.pair_scores.shards import EmbeddingShards
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torchmetrics.image.fid import NoTrainInceptionV3
 
 from skygen.errors import DataError, UnavailableError
-from skygen.evaluation.features import inception_extractor, scorer_extractor
-from skygen.evaluation.fidelity import KERNEL_ROWS, fidelity_scores, frechet_distance, kernel_distance
+from skygen.evaluation.images.features import inception_extractor, scorer_extractor
+from skygen.evaluation.images.fidelity import KERNEL_ROWS, fidelity_scores, frechet_distance, kernel_distance
 from skygen.evaluation.scores import Score
 from skygen.miniature.architectures import build_skyclip
 from skygen.models.scorer import Scorer

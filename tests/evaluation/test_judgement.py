@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skygen.evaluation.judgement import accuracy_by_class, accuracy_scores, judge_scores, name_classes
+from skygen.evaluation.images.judgement import accuracy_by_class, accuracy_scores, judge_scores, name_classes
 from skygen.miniature.architectures import build_judge
 from skygen.models.judge import Judge
 from skygen.seeding import Seeds

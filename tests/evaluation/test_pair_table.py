@@ -11,9 +11,9 @@ import pytest
 from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects
 from skygen.data.table import PairList
-from skygen.evaluation.caption_index import CaptionIndex
-from skygen.evaluation.pair_scoring import PairScorer
-from skygen.evaluation.pair_table import PairScores, write_scores
+from skygen.evaluation.pair_scores.caption_index import CaptionIndex
+from skygen.evaluation.pair_scores.scoring import PairScorer
+from skygen.evaluation.pair_scores.table import PairScores, write_scores
 from skygen.models.scorer import Scorer
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 
 from skygen.errors import ConfigError, DataError
 from skygen.evaluation.pages.page import write_page
-from skygen.evaluation.report import build_page, merge_metrics, open_runs, write_report
-from skygen.evaluation.report_figures import draw_curve, encode_thumbnail, smooth_curve, thin_out
-from skygen.evaluation.report_scores import tabulate
-from skygen.evaluation.report_sections import find_threshold, show_screening
+from skygen.evaluation.reports.figures import draw_curve, encode_thumbnail, smooth_curve, thin_out
+from skygen.evaluation.reports.report import build_page, merge_metrics, open_runs, write_report
+from skygen.evaluation.reports.sections import find_threshold, show_screening
+from skygen.evaluation.reports.tables import tabulate
 from skygen.evaluation.scores import Score, to_metrics
 
 ATTACK = '<script>alert(1)</script> & "two" courts\' edge'

@@ -11,8 +11,8 @@ import torch
 from skygen.data.images import tensor_to_image
 from skygen.data.loading import Batch
 from skygen.errors import ConfigError
-from skygen.evaluation.captions import score_captions
-from skygen.evaluation.rewards import CiderReward, MarginReward
+from skygen.evaluation.captions.coco_caption import score_captions
+from skygen.evaluation.captions.rewards import CiderReward, MarginReward
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 

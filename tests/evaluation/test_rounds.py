@@ -16,9 +16,9 @@ from skygen.commands.rounds import gather as gather_command
 from skygen.commands.rounds import rounds as rounds_command
 from skygen.data.pairs import read_pairs
 from skygen.errors import ConfigError, DataError, UnavailableError
-from skygen.evaluation.round_trends import Change, Point, compare, find_trends, judge_change
-from skygen.evaluation.rounds import gather, open_rounds, trace
-from skygen.evaluation.rounds_page import tally
+from skygen.evaluation.rounds.lineage import gather, open_rounds, trace
+from skygen.evaluation.rounds.page import tally
+from skygen.evaluation.rounds.trends import Change, Point, compare, find_trends, judge_change
 from skygen.evaluation.scores import Score, to_metrics
 from skygen.seeding import Seeds
 

@@ -14,9 +14,9 @@ from jaxtyping import Float64
 from PIL import Image
 
 from skygen.errors import ConfigError, DataError, UnavailableError
-from skygen.evaluation.embedded_set import EmbeddedSet, embed_folder, open_run
-from skygen.evaluation.embedding_shards import ROWS, EmbeddingShards
-from skygen.evaluation.search import find_embedded, search
+from skygen.evaluation.pair_scores.shards import ROWS, EmbeddingShards
+from skygen.evaluation.search.embedded_set import EmbeddedSet, embed_folder, open_run
+from skygen.evaluation.search.nearest import find_embedded, search
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 
@@ -232,7 +232,7 @@ def test_a_folder_that_cannot_be_embedded_is_one_sentence(
     (pictures / "torn.png").rename(tmp_path / "torn" / "torn.png")
     with pytest.raises(DataError, match=r"torn: none of its 1 images can be read; `skygen check` says why\.$"):
         embed(tmp_path / "torn", scorer)
-    monkeypatch.setattr("skygen.evaluation.embedded_set.LARGEST_FOLDER", 2)
+    monkeypatch.setattr("skygen.evaluation.search.embedded_set.LARGEST_FOLDER", 2)
     with pytest.raises(ConfigError, match=r"pictures: holds 3 images, more than the 2 that are embedded here; embed them with"):
         embed(pictures, scorer)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from skygen.evaluation.tags import KINDS, focus_tags, tag_scores
+from skygen.evaluation.captions.tags import KINDS, focus_tags, tag_scores
 from skygen.seeding import Seeds
 
 REFERENCES = [

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from skygen.evaluation.captioning import corpus_bleu, measure_trial
-from skygen.evaluation.trials import HUMAN, Round, Trial, lay_out_trials, leave_one_out, remove_repeats
+from skygen.evaluation.captions.trials import HUMAN, Round, Trial, lay_out_trials, leave_one_out, remove_repeats
+from skygen.evaluation.captions.writers import corpus_bleu, measure_trial
 
 REFERENCES = [["a lake", "A lake.", "a pond"], ["a road"], ["a dam", "a river"]]
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from skygen.errors import ConfigError, DataError
-from skygen.evaluation import utility_scores
 from skygen.evaluation.paired import sign_flip_p_value
-from skygen.evaluation.utility import (
+from skygen.evaluation.utility import table as utility_table
+from skygen.evaluation.utility.table import describe_rules, format_markdown, score_arms
+from skygen.evaluation.utility.trials import (
     REAL,
     Arm,
     Outcome,
@@ -28,7 +29,6 @@ from skygen.evaluation.utility import (
     plan_trials,
     read_outcomes,
 )
-from skygen.evaluation.utility_scores import describe_rules, format_markdown, score_arms
 from skygen.seeding import Seeds
 
 SEEDS = Seeds(11)
@@ -185,11 +185,11 @@ def test_intervals_know_of_images_and_of_repetitions() -> None:
     draw = SEEDS.numpy("effects")
     values = draw.normal(size=(200, 1)) + 0.8 * draw.normal(size=(1, 8)) + np.zeros((200, 8))
     rows = np.column_stack([values, np.zeros(200)])
-    low, high = utility_scores._interval(rows, utility_scores.top_1, SEEDS)
+    low, high = utility_table._interval(rows, utility_table.top_1, SEEDS)
     variance = values.mean(axis=1).var() / 200 + values.mean(axis=0).var() / 8
     assert (high - low) / (2 * 1.96) == pytest.approx(np.sqrt(variance), rel=0.1)
     once = np.column_stack([values[:, :1], np.zeros(200)])
-    low, high = utility_scores._interval(once, utility_scores.top_1, SEEDS)
+    low, high = utility_table._interval(once, utility_table.top_1, SEEDS)
     assert (high - low) / (2 * 1.96) == pytest.approx(np.sqrt(values[:, 0].var() / 200), rel=0.1)
 
 

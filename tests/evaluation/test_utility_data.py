@@ -15,8 +15,8 @@ from skygen.data.pair import Pair
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError, DataError
-from skygen.evaluation.utility import Arm, Trial, UtilitySettings
-from skygen.evaluation.utility_data import draw_images, read_data, take_images
+from skygen.evaluation.utility.data import draw_images, read_data, take_images
+from skygen.evaluation.utility.trials import Arm, Trial, UtilitySettings
 from skygen.seeding import Seeds
 
 CLASSES = ("forest", "sea lake", "river")

@@ -20,7 +20,7 @@ from recipes.processes import ROOT, end_all, finish, launcher, run, start, wait_
 from skygen import cli
 from skygen.data.pairs import PairSettings, read_pairs
 from skygen.errors import ConfigError
-from skygen.evaluation.utility import UtilitySettings
+from skygen.evaluation.utility.trials import UtilitySettings
 from skygen.miniature.fabricate import fabricate
 from skygen.runs import RunSettings
 from skygen.training.loop import TrainSettings

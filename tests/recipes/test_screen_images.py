@@ -16,8 +16,8 @@ from skygen.data.images import open_image
 from skygen.data.pair import Pair
 from skygen.data.pairs import read_pairs
 from skygen.evaluation.pages.page import write_page
-from skygen.evaluation.report import build_page, open_runs
-from skygen.evaluation.report_sections import show_screening
+from skygen.evaluation.reports.report import build_page, open_runs
+from skygen.evaluation.reports.sections import show_screening
 
 TRAIN_CSV, VAL_CSV = "SkyScript_train_unfiltered_5M.csv", "SkyScript_val_5K_filtered_by_CLIP_openai.csv"
 WRONG = "a satellite image of nothing of the kind"

@@ -12,7 +12,7 @@ from typing import Final, final
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from skygen.evaluation.contact_sheet import wrap_text
+from skygen.evaluation.search.contact_sheet import wrap_text
 from skygen.storage import writing
 
 THUMBNAIL: Final = 224

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from skygen.evaluation.alignment import alignment_scores, matched_cosine
-from skygen.evaluation.features import scorer_extractor
-from skygen.evaluation.fidelity import kernel_distance
+from skygen.evaluation.images.features import scorer_extractor
+from skygen.evaluation.images.fidelity import kernel_distance
 from skygen.evaluation.intervals import half_sample_interval, paired_difference_interval
 from skygen.evaluation.scores import SMALLEST_FOR_INTERVAL, Score, mean_score
 from skygen.evaluation.validation.loss import QUARTILES

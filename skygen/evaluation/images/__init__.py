@@ -1,0 +1,1 @@
+"""How good generated images are: near real ones, varied, and what they were asked to show."""

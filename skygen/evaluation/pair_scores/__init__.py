@@ -1,0 +1,1 @@
+"""What a CLIP says of millions of pairs, computed once."""

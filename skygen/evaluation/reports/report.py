@@ -1,0 +1,123 @@
+"""One page that shows what a set of runs has made: scores beside their baselines, examples, curves, and how it was done.
+
+The page is a single file: it asks for nothing over the network, needs no script, and is the same for the same runs.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from skygen.errors import ConfigError, DataError
+from skygen.evaluation.pages.page import write_page
+from skygen.evaluation.reports.records import RunRecord
+from skygen.evaluation.reports.sections import (
+    show_captions,
+    show_pairs,
+    show_pictures,
+    show_provenance,
+    show_screening,
+    show_training,
+)
+from skygen.evaluation.reports.tables import tabulate
+from skygen.evaluation.scores import to_metrics
+from skygen.storage import writing
+
+Section = TypeVar("Section")
+
+
+def write_report(runs: Sequence[Path], output: Path, title: str) -> None:
+    """Write the page, and beside it a ``metrics.json`` with the scores of all runs.
+
+    What is missing or damaged in a run is left out, and the page says what it was. A page that goes into a run's own folder
+    leaves that run's ``metrics.json`` as it is.
+
+    Args:
+        runs: folders of runs, ``runs/<name>``, in the order in which the page shows them.
+        output: the HTML file.
+        title: of the page.
+
+    Raises:
+        ConfigError: no folder is given.
+        DataError: none of the folders exists.
+        ConfigError: no folder is given, or ``output`` lies in the folder of one run, although the page is of several.
+        StorageError: a file cannot be written.
+    """
+    own = output.resolve().parent
+    is_run = own in [run.resolve() for run in runs] or (own / "run_status.json").exists()
+    if is_run and len(runs) > 1:
+        raise ConfigError(
+            f"{output}: the folder of one run, whose metrics.json is its own record; choose another --output "
+            "for a report of several."
+        )
+    records = open_runs(runs)
+    write_page(output, "report.html.jinja", {"title": title, **build_page(records)})
+    if not is_run:
+        with writing(output.with_name("metrics.json")) as temporary:
+            temporary.write_text(json.dumps(_merge(records), indent=1) + "\n", encoding="utf-8")
+
+
+def merge_metrics(runs: Sequence[Path]) -> dict[str, Any]:
+    """Unite the ``metrics.json`` of several runs.
+
+    Returns:
+        ``protocol``: all different ones, joined by semicolons; ``scores``: of all runs in order, equal ones once.
+
+    Raises:
+        ConfigError: no folder is given.
+        DataError: none of the folders exists.
+    """
+    return _merge(open_runs(runs))
+
+
+def open_runs(runs: Sequence[Path]) -> list[RunRecord]:
+    """Open run folders for reading, each named by its path below the folder they share.
+
+    Raises:
+        ConfigError: no folder is given.
+        DataError: none of the folders exists.
+    """
+    if not runs:
+        raise ConfigError("no run to report on; give the folders of runs, such as runs/NAME.")
+    if not any(run.is_dir() for run in runs):
+        raise DataError(f"{', '.join(map(str, runs))}: no such folder; give the folders of runs, such as runs/NAME.")
+    above = common_parent(runs)
+    return [RunRecord(run, run.resolve().relative_to(above).as_posix()) for run in dict.fromkeys(runs)]
+
+
+def common_parent(runs: Sequence[Path]) -> Path:
+    """Return the nearest folder that holds all of the run folders."""
+    return Path(os.path.commonpath([run.resolve().parent for run in runs]))
+
+
+def build_page(records: Sequence[RunRecord]) -> dict[str, Any]:
+    """Read all that the page shows; a section that no run has is empty."""
+    scored = [(record.name, score) for record in records for score in record.read_scores()[1]]
+    page: dict[str, Any] = {
+        "version": importlib.metadata.version("skygen"),
+        "tables": tabulate(scored),
+        "protocols": [(record.name, protocol) for record in records if (protocol := record.read_scores()[0])],
+        "pairs": _present(show_pairs, records),
+        "trainings": _present(show_training, records),
+        "captions": _present(show_captions, records),
+        "pictures": _present(show_pictures, records),
+        "screenings": _present(show_screening, records),
+        "provenance": [show_provenance(record) for record in records],
+    }
+    page["notes"] = [(record.name, note) for record in records for note in dict.fromkeys(record.notes)]
+    return page
+
+
+def _present(show: Callable[[RunRecord], Section | None], records: Sequence[RunRecord]) -> list[Section]:
+    return [section for record in records if (section := show(record)) is not None]
+
+
+def _merge(records: Sequence[RunRecord]) -> dict[str, Any]:
+    read = [record.read_scores() for record in records]
+    protocols = list(dict.fromkeys(protocol for protocol, _ in read if protocol))
+    return to_metrics("; ".join(protocols), list(dict.fromkeys(score for _, scores in read for score in scores)))

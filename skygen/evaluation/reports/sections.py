@@ -1,0 +1,310 @@
+"""The sections of the report: what is picked from the files of a run, and how much of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float
+from markupsafe import Markup
+
+from skygen.errors import ImageError
+from skygen.evaluation.reports.figures import draw_curve, draw_distributions, draw_similarities, encode_thumbnail
+from skygen.evaluation.reports.records import (
+    DAMAGE,
+    PREVIEW_SCORES,
+    CaptionedImage,
+    LoggedStep,
+    PictureRow,
+    RunRecord,
+    ScoredPair,
+    parse_captions,
+    parse_pictures,
+    parse_previews,
+    parse_screened,
+    parse_step,
+)
+
+SCORES = "scores.parquet"
+PREVIEWS = "previews/scores.jsonl"
+NEARNESS = {
+    "similarity": "SkyCLIP similarity to the nearest training image",
+    "hash_distance": "hash distance to the nearest training image, bits of 64",
+}
+"""What ``copies_control.json`` has curves of, and what the page calls it."""
+PAIRS_SHOWN = 6
+"""Of the best pairs, and of the worst."""
+ROWS_SHOWN = 12
+"""Captioned images, and prompts with their pictures."""
+
+Row = TypeVar("Row")
+ImageRow = TypeVar("ImageRow", ScoredPair, CaptionedImage)
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """An image as the page shows it: a data URI, empty where the image cannot be shown, and the page then says so."""
+
+    uri: str
+    small: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PairsSection:
+    """Pairs by SkyCLIP score."""
+
+    run: str
+    count: int
+    kept: int
+    histogram: Markup
+    best: tuple[tuple[Thumbnail, ScoredPair], ...]
+    worst: tuple[tuple[Thumbnail, ScoredPair], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CurvesSection:
+    """A training, as two curves and a few facts."""
+
+    run: str
+    curves: tuple[Markup, ...]
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionsSection:
+    """What models say of images, beside what people say."""
+
+    run: str
+    count: int
+    models: tuple[str, ...]
+    rows: tuple[tuple[Thumbnail, CaptionedImage], ...]
+    constant: str
+
+
+@dataclass(frozen=True, slots=True)
+class PicturesSection:
+    """What models draw from the same prompts and seeds, beside a real image."""
+
+    run: str
+    count: int
+    models: tuple[str, ...]
+    rows: tuple[tuple[PictureRow, dict[str, Thumbnail]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScreeningSection:
+    """What became of a synthetic set, and how near it comes to the training images beside real ones."""
+
+    run: str
+    verdicts: tuple[tuple[str, int], ...]
+    copied_by: tuple[tuple[str, int], ...]
+    control: str
+    real: int
+    in_training: int
+    curves: tuple[Markup, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """How a run was made."""
+
+    run: str
+    recipe: str
+    state: str
+    facts: tuple[tuple[str, str], ...]
+    versions: tuple[tuple[str, str], ...]
+    config: str
+
+
+def show_pairs(record: RunRecord) -> PairsSection | None:
+    """Pick the best and the worst pairs of ``scores.parquet``; None where the run has none."""
+    table = record.read_table(SCORES, ("image", "caption", "similarity", "kept"))
+    if table is None or not len(table):
+        return None
+    values = table.column("similarity").to_numpy().astype(np.float64)
+    stays = table.column("kept").to_numpy().astype(np.float64)
+    order = np.argsort(-values, kind="stable")
+    count = min(PAIRS_SHOWN, len(order))
+    picked = table.take(np.concatenate([order[:count], order[::-1][:count]]))
+    best_and_worst = [ScoredPair(**row) for row in picked.to_pylist()]
+    shown = _show_images(record, SCORES, best_and_worst)
+    return PairsSection(
+        run=record.name,
+        count=len(values),
+        kept=int(stays.sum()),
+        histogram=draw_similarities(
+            values, stays, find_threshold(values[stays > 0], values[stays == 0]), read_mismatched(record)
+        ),
+        best=shown[:count],
+        worst=shown[count:],
+    )
+
+
+def read_mismatched(record: RunRecord) -> Float[np.ndarray, " others"] | None:
+    """Read the cosines of images with captions of others; None where a run has none."""
+    try:
+        table = pq.read_table(record.folder / SCORES, columns=["mismatched"])
+    except (pa.ArrowException, OSError):
+        return None
+    values = table.column("mismatched").to_numpy().astype(np.float64) if table.num_columns else np.zeros(0)
+    return values[np.isfinite(values)]
+
+
+def find_threshold(kept: Float[np.ndarray, " kept"], dropped: Float[np.ndarray, " dropped"]) -> float | None:
+    """Return the smallest similarity kept, where it lies above all that were dropped: else no one threshold was used."""
+    if not len(kept) or (len(dropped) and dropped.max() > kept.min()):
+        return None
+    return float(kept.min())
+
+
+def show_training(record: RunRecord) -> CurvesSection | None:
+    """Draw loss and gradient norm from ``log.jsonl``; None where the run has none."""
+    steps = list(record.read_rows("log.jsonl", parse_step))
+    if not steps:
+        return None
+    numbers = [step.step for step in steps]
+    curves = (
+        draw_curve(numbers, [step.loss for step in steps], "loss"),
+        draw_curve(numbers, [step.gradient_norm for step in steps], "gradient norm"),
+    )
+    return CurvesSection(record.name, (*curves, *_draw_previews(record)), tuple(_describe_training(steps)))
+
+
+def _draw_previews(record: RunRecord) -> Iterator[Markup]:
+    """Draw how the captions of the preview images were scored along the training, where a run has noted that more than once."""
+    if not (record.folder / PREVIEWS).is_file():
+        return
+    previews = list(record.read_rows(PREVIEWS, parse_previews))
+    for name, words in PREVIEW_SCORES.items():
+        scored = [preview for preview in previews if name in preview.values]
+        if len(scored) > 1:
+            yield draw_curve([preview.step for preview in scored], [preview.values[name] for preview in scored], words)
+
+
+def _describe_training(steps: Sequence[LoggedStep]) -> Iterator[tuple[str, str]]:
+    tenth = max(1, len(steps) // 10)
+    first, last = (np.asarray([step.loss for step in part]) for part in (steps[:tenth], steps[-tenth:]))
+    if np.isfinite(first).any() and np.isfinite(last).any():
+        yield "loss, first → last tenth", f"{first[np.isfinite(first)].mean():.4g} → {last[np.isfinite(last)].mean():.4g}"
+    seconds, images = sum(step.seconds for step in steps), sum(step.images for step in steps)
+    yield "updates", f"{steps[-1].step:,}"
+    yield "images seen", f"{images:,}"
+    if seconds > 0:
+        yield "images per second", f"{images / seconds:.3g}"
+        yield "waited for data", f"{sum(step.data_seconds for step in steps) / seconds:.0%} of the time"
+    if skipped := sum(step.skipped for step in steps):
+        yield "updates left out", f"{skipped:,}, not finite"
+
+
+def show_captions(record: RunRecord) -> CaptionsSection | None:
+    """Lay out evenly spaced rows of ``captions.jsonl``, never picked by hand; None where the run has none."""
+    rows = list(record.read_rows("captions.jsonl", parse_captions))
+    if not rows:
+        return None
+    said = {model for row in rows for model in row.captions}
+    others = said - {"base", "tuned", "constant", "class_mode"}
+    models = [model for model in ("base", "tuned") if model in said] + sorted(others)
+    constants = {row.captions["constant"] for row in rows if "constant" in row.captions}
+    return CaptionsSection(
+        run=record.name,
+        count=len(rows),
+        models=tuple(models),
+        rows=_show_images(record, "captions.jsonl", _space_out(rows)),
+        constant=constants.pop() if len(constants) == 1 else "",
+    )
+
+
+def show_pictures(record: RunRecord) -> PicturesSection | None:
+    """Lay out evenly spaced rows of ``pictures.jsonl``, never picked by hand; None where the run has none."""
+    rows = list(record.read_rows("pictures.jsonl", parse_pictures))
+    if not rows:
+        return None
+    missing: list[str] = []
+    shown = tuple(
+        (row, {model: _show(record, path, missing) for model, path in row.images.items()}) for row in _space_out(rows)
+    )
+    _note_missing(record, "pictures.jsonl", missing)
+    models = tuple(model for model in ("real", "base", "tuned") if any(model in row.images for row in rows))
+    return PicturesSection(record.name, len(rows), models, shown)
+
+
+def show_screening(record: RunRecord) -> ScreeningSection | None:
+    """Count the verdicts of ``screened.jsonl``, and draw ``copies_control.json``; None where the run has neither."""
+    rows = list(record.read_rows("screened.jsonl", parse_screened))
+    if not rows:
+        return None
+    verdicts, by = Counter(row.verdict for row in rows), Counter(" and ".join(row.copied_by) for row in rows if row.copied_by)
+    control, curves, real, known = record.read_mapping("copies_control.json"), [], 0, 0
+    try:
+        for name, words in NEARNESS.items() if control else ():
+            if "real" in control[name]:
+                whose = (control["levels"], control[name]["synthetic"], control[name]["real"])
+                curves.append(draw_distributions(*whose, control["bounds"][name], words))
+        real, known = (int(control["counts"][name]) if control else 0 for name in ("real", "real_in_training"))
+    except DAMAGE:
+        record.notes.append("copies_control.json is not laid out as skygen writes it and was left out.")
+        control, curves = {}, []
+    told = str(control.get("control", ""))
+    return ScreeningSection(
+        record.name, tuple(verdicts.most_common()), tuple(by.most_common()), told, real, known, tuple(curves)
+    )
+
+
+def show_provenance(record: RunRecord) -> Provenance:
+    """Tell how a run was made, from ``environment.json``, ``run_status.json``, ``log.jsonl`` and ``config.yaml``."""
+    environment, status = record.environment, record.status
+    command = environment.get("command")
+    words = [str(word) for word in command] if isinstance(command, list) else []
+    facts = {"command": shlex.join(words)}
+    facts |= {name: str(environment.get(name, "")) for name in ("commit", "device", "processes", "python", "platform")}
+    seconds = status.get("seconds") or environment.get("seconds")
+    spent = seconds if isinstance(seconds, int | float) else sum(s.seconds for s in record.read_rows("log.jsonl", parse_step))
+    facts["seconds"] = f"{spent:,.1f}{'' if seconds else ' in updates'}" if spent else ""
+    facts["reason"] = str(status.get("reason", ""))
+    versions = environment.get("versions")
+    return Provenance(
+        run=record.name,
+        recipe=Path(words[0]).stem if words else "",
+        state=str(status.get("state", "")),
+        facts=tuple((name, text) for name, text in facts.items() if text),
+        versions=tuple((str(k), str(v)) for k, v in versions.items()) if isinstance(versions, dict) else (),
+        config=record.read_text("config.yaml") or "",
+    )
+
+
+def _space_out(rows: Sequence[Row]) -> list[Row]:
+    """Take evenly spaced rows, ``ROWS_SHOWN`` at most."""
+    count = min(ROWS_SHOWN, len(rows))
+    return [rows[index * len(rows) // count] for index in range(count)]
+
+
+def _show_images(record: RunRecord, file: str, rows: Sequence[ImageRow]) -> tuple[tuple[Thumbnail, ImageRow], ...]:
+    missing: list[str] = []
+    shown = tuple((_show(record, row.image, missing), row) for row in rows)
+    _note_missing(record, file, missing)
+    return shown
+
+
+def _show(record: RunRecord, path: str, missing: list[str]) -> Thumbnail:
+    """Make a thumbnail; one that cannot be made is added to ``missing``."""
+    try:
+        found = record.find_image(path)
+        if found is not None:
+            return Thumbnail(*encode_thumbnail(found))
+    except (ImageError, OSError, ValueError):  # ValueError: a null byte in the path
+        pass
+    missing.append(path)
+    return Thumbnail("")
+
+
+def _note_missing(record: RunRecord, file: str, missing: Sequence[str]) -> None:
+    if missing:
+        images = "1 image is" if len(missing) == 1 else f"{len(missing)} images are"
+        record.notes.append(f"{file}: {images} missing or damaged, such as {missing[0]!r}.")

@@ -1,0 +1,1 @@
+"""Sets of embedded images, searched and shown."""
