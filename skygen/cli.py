@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
-from skygen.commands import adapters, data, results, rounds, searching, weights
+from skygen.commands import adapters, data, rating, results, rounds, searching, weights
 from skygen.commands.answer import Answer
 from skygen.runs import explaining
 
@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "fabricate": data.fabricate,
     "report": results.report,
     "compare": results.compare,
+    "rate": rating.rate,
     "gather": rounds.gather,
     "rounds": rounds.rounds,
     "doctor": results.doctor,
