@@ -7,10 +7,12 @@ same numbers in an unbroken run, after a resume, and in a test that looks at ste
 from __future__ import annotations
 
 import hashlib
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Int
 
 if TYPE_CHECKING:
     import torch
@@ -58,3 +60,18 @@ class Seeds:
         import torch
 
         torch.manual_seed(self.derive(purpose, *position))
+
+
+def published_permutation(seed: int, count: int) -> Int[np.ndarray, " count"]:
+    """Return the permutation that a published protocol names by a seed of Python's own generator.
+
+    Args:
+        seed: as ``random.Random`` takes it.
+        count: of the items.
+
+    Returns:
+        ``random.Random(seed).shuffle`` of ``range(count)``; some items may stay in their place.
+    """
+    order = list(range(count))
+    random.Random(seed).shuffle(order)  # no secret
+    return np.array(order, dtype=np.int64)

@@ -133,15 +133,80 @@ def half_sample_interval(
         DataError: there are fewer than four items, or ``value`` or that of a half is not finite.
         ConfigError: ``level`` or ``resamples`` is out of range.
     """
-    _check_settings(resamples=resamples, level=level)
+    halves = draw_halves(count, seeds=seeds, resamples=resamples)
+    values = np.array([statistic(half) for half in halves], dtype=np.float64)
+    return interval_of_halves(value, values, count, level=level)
+
+
+def draw_halves(count: int, *, seeds: Seeds, resamples: int = 200) -> Iterator[Int[np.ndarray, " half"]]:
+    """Draw halves of some items, as ``half_sample_interval`` does.
+
+    Args:
+        count: how many items there are.
+        seeds: the run's seeds.
+        resamples: how many halves to draw.
+
+    Returns:
+        The sorted indices of each half, one after the other.
+
+    Raises:
+        DataError: there are fewer than four items.
+        ConfigError: ``resamples`` is out of range.
+    """
+    _check_settings(resamples=resamples, level=0.5)
     if count < 4:
         raise DataError(f"An interval from half samples needs at least 4 items, not {count}; score more items.")
-    half = count // 2
     generator = seeds.numpy("half samples", count, resamples)
-    values = np.array([statistic(np.sort(generator.permutation(count)[:half])) for _ in range(resamples)], dtype=np.float64)
-    if not np.isfinite([value, *values]).all():
+    return (np.sort(generator.permutation(count)[: count // 2]) for _ in range(resamples))
+
+
+def draw_half_couples(
+    real: int, generated: int, *, seeds: Seeds, resamples: int = 200
+) -> Iterator[tuple[Int[np.ndarray, " real_half"], Int[np.ndarray, " generated_half"]]]:
+    """Draw halves of two sets at once, for a distance between them.
+
+    Args:
+        real: images of the first set.
+        generated: images of the second.
+        seeds: the run's seeds.
+        resamples: how many couples to draw.
+
+    Returns:
+        Indices of half of each set, one couple after the other: the deviations of all couples are spread as
+        ``interval_of_halves`` expects for ``generated`` items.
+
+    Raises:
+        DataError: there are fewer than four images in the second set.
+        ConfigError: ``resamples`` is out of range.
+    """
+    for number, half in enumerate(draw_halves(generated, seeds=seeds, resamples=resamples)):
+        order = seeds.numpy("half of the real images", number).permutation(real)
+        yield order[: real // 2], half
+
+
+def interval_of_halves(
+    value: float, of_halves: Float[np.ndarray, " resamples"], count: int, *, level: float = 0.95
+) -> tuple[float, float]:
+    """Lay the deviations of half samples around the score of all items: see ``half_sample_interval``.
+
+    Args:
+        value: the score of all items.
+        of_halves: of each half.
+        count: how many items there are.
+        level: the share of halves the interval holds, in (0, 1).
+
+    Returns:
+        Its lower and upper end.
+
+    Raises:
+        DataError: ``value`` or that of a half is not finite.
+        ConfigError: ``level`` is out of range, or there are fewer than two halves.
+    """
+    _check_settings(resamples=len(of_halves), level=level)
+    if not np.isfinite([value, *of_halves]).all():
         raise DataError("A score is not finite on all items or on half of them; score more items, or look for bad ones.")
-    deviations = (values - values.mean()) * np.sqrt(half / (count - half))
+    half = count // 2
+    deviations = (of_halves - of_halves.mean()) * np.sqrt(half / (count - half))
     low, high = _percentiles(deviations, level)
     return value + low, value + high
 

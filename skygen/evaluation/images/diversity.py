@@ -1,18 +1,23 @@
-"""How varied a set of images is: the Vendi score over features of one's choice.
+"""How varied a set of images is over features of one's choice: the Vendi score, and how pictures of one prompt differ.
 
 Friedman and Dieng 2023, "The Vendi Score: A Diversity Evaluation Metric for Machine Learning": the exponential of the entropy
 of the eigenvalues of the images' similarities, an effective number of different images. It needs no real ones, and sees what
 FID, KID and any accuracy may miss: a generator that draws one good picture of each kind again and again.
+
+The mean distance between pictures of one prompt sees it where the Vendi score may not: among many prompts, a generator that
+draws for each of them always the same picture.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from skygen.errors import DataError
 from skygen.evaluation.intervals import half_sample_interval
-from skygen.evaluation.scores import Score
+from skygen.evaluation.scores import Score, mean_score
 from skygen.seeding import Seeds
 
 SMALLEST_FOR_INTERVAL = 4
@@ -31,11 +36,7 @@ def vendi_score(features: Float[np.ndarray, "count dimension"]) -> float:
     Raises:
         DataError: there is no row, or one is zero or not finite.
     """
-    rows = features.astype(np.float64)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    if not len(rows) or not (np.isfinite(lengths) & (lengths > 0)).all():
-        raise DataError("The Vendi score needs features of one image at least, finite and not zero; leave bad images out.")
-    rows /= lengths
+    rows = unit_rows(features, metric="The Vendi score")
     # X Xᵀ and Xᵀ X have the same eigenvalues but for zeros: take the smaller
     products = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
     shares = np.linalg.eigvalsh(products / len(rows))
@@ -86,3 +87,88 @@ def diversity_scores(
             interval = half_sample_interval(value, score_half, count, seeds=seeds, resamples=resamples)
         scores.append(Score("vendi_score", value, count, interval, name, subset, extractor))
     return scores
+
+
+def prompt_diversity(
+    features: Float[np.ndarray, "count dimension"], prompts: Sequence[str]
+) -> Float[np.ndarray, " repeated_prompts"]:
+    """Compute the mean cosine distance, 1 − cosine, between two pictures of one prompt.
+
+    Args:
+        features: a row a picture, of any length but zero.
+        prompts: the prompt of each.
+
+    Returns:
+        A value for each prompt that has two pictures at least, in the order in which they first come, float64, in [0, 2]: 0
+        where all its pictures look the same to the network.
+
+    Raises:
+        DataError: there is no row, one is zero or not finite, or the counts differ.
+    """
+    if len(features) != len(prompts):
+        raise DataError(
+            f"There are {len(features)} pictures but {len(prompts)} prompts; give one for each picture, in the same order."
+        )
+    rows = unit_rows(features, metric="Prompt diversity")
+    of_prompt: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        of_prompt.setdefault(prompt, []).append(row)
+    return np.array([_mean_distance(rows[own]) for own in of_prompt.values() if len(own) > 1], dtype=np.float64)
+
+
+def prompt_diversity_scores(
+    features: Float[np.ndarray, "count dimension"],
+    prompts: Sequence[str],
+    *,
+    model: str,
+    subset: str,
+    extractor: str,
+    seeds: Seeds,
+) -> list[Score]:
+    """Score pictures by ``prompt_diversity``: the mean over prompts, each of the same weight, with its bootstrap interval.
+
+    Args:
+        features: of the pictures, from ``Extractor.extract``.
+        prompts: the prompt of each picture.
+        model: whose pictures they are.
+        subset: which of the data the prompts are.
+        extractor: ``Extractor.name``.
+        seeds: the run's seeds.
+
+    Returns:
+        ``prompt_diversity``, ``count`` being that of the prompts with two pictures at least; nothing where there is none.
+
+    Raises:
+        DataError: there is no picture, a feature is not finite or all of a picture's are zero, or the counts differ.
+    """
+    values = prompt_diversity(features, prompts)
+    if not len(values):
+        return []
+    return [mean_score("prompt_diversity", values, model=model, subset=subset, extractor=extractor, seeds=seeds)]
+
+
+def unit_rows(features: Float[np.ndarray, "count dimension"], *, metric: str) -> Float[np.ndarray, "count dimension"]:
+    """Bring features to unit length.
+
+    Args:
+        features: a row an image, of any length but zero.
+        metric: what needs them, to say so.
+
+    Returns:
+        Unit vectors, float64.
+
+    Raises:
+        DataError: there is no row, or one is zero or not finite.
+    """
+    rows = features.astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not len(rows) or not (np.isfinite(lengths) & (lengths > 0)).all():
+        raise DataError(f"{metric} needs features of one image at least, finite and not zero; leave bad images out.")
+    return rows / lengths
+
+
+def _mean_distance(rows: Float[np.ndarray, "count dimension"]) -> float:
+    """Return the mean of 1 − cosine over all couples of unit rows: ‖Σx‖² is the sum of all cosines, each with itself too."""
+    count, total = len(rows), rows.sum(axis=0)
+    mean_cosine = (total @ total - count) / (count * (count - 1))
+    return float(np.clip(1.0 - mean_cosine, 0.0, 2.0))  # rounding may leave the range by 1e-16

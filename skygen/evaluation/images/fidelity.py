@@ -8,17 +8,17 @@ no such bias, and may come out below zero.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from skygen.errors import DataError
-from skygen.evaluation.intervals import half_sample_interval
+from skygen.evaluation.intervals import draw_half_couples, interval_of_halves
 from skygen.evaluation.scores import Score
 from skygen.seeding import Seeds
 
@@ -26,6 +26,9 @@ Features = Float[np.ndarray, "_count dimension"]
 
 KERNEL_ROWS: Final = 2048
 """Most features of a set that KID compares at a time: each kernel matrix of that side takes 34 MB in float64."""
+
+ALONE: Final[dict[str, Any]] = {"sync_on_compute": False}
+"""One process has all features and computes by itself; torchmetrics would wait for the others, which are elsewhere."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ def frechet_distance(
     _check(real_features, generated_features, at_least=2)
     identity: Any = _identity()
     identity.num_features = real_features.shape[1]
-    return float(_fill(FrechetInceptionDistance(identity), real_features, generated_features).compute())
+    return float(_fill(FrechetInceptionDistance(identity, **ALONE), real_features, generated_features).compute())
 
 
 def kernel_distance(
@@ -88,7 +91,7 @@ def kernel_distance(
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save", UserWarning)
         torch.set_rng_state(seeds.generator("kernel distance").get_state())
-        metric = KernelInceptionDistance(_identity(), subsets=subsets, subset_size=subset_size)
+        metric = KernelInceptionDistance(_identity(), subsets=subsets, subset_size=subset_size, **ALONE)
         return float(_fill(metric, real_features, generated_features).compute()[0])
 
 
@@ -101,6 +104,7 @@ def fidelity_scores(
     extractor: str,
     seeds: Seeds,
     resamples: int = 200,
+    metrics: Sequence[str] = ("fid", "kid"),
 ) -> list[Score]:
     """Score generated images by ``fid`` and ``kid``, with 95 % intervals from halves of both sets.
 
@@ -120,6 +124,7 @@ def fidelity_scores(
         extractor: ``Extractor.name``.
         seeds: the run's seeds.
         resamples: how many halves to draw; for FID each takes 0.25 s with 768 features and 4 s with 2,048 on two cores.
+        metrics: of the two, those that are wanted.
 
     Returns:
         The scores that the counts allow, ``count`` being that of the generated images. The interval is None below four
@@ -131,18 +136,17 @@ def fidelity_scores(
     _check(real, generated, at_least=1)
     fewest, dimension = min(len(real), len(generated)), real.shape[1]
 
-    def kernel(one: Features, other: Features) -> float:
-        return kernel_distance(one, other, seeds=seeds)
-
-    least = {"fid": dimension + 1, "kid": 2}
-    distances: dict[str, Callable[[Features, Features], float]] = {"fid": frechet_distance, "kid": kernel}
+    known: dict[str, tuple[int, Callable[[Features, Features], float]]] = {
+        "fid": (dimension + 1, frechet_distance), "kid": (2, partial(kernel_distance, seeds=seeds)),
+    }  # fmt: skip
     scores = []
-    for name, distance in distances.items():
-        if fewest < least[name]:
+    for name in metrics:
+        least, distance = known[name]
+        if fewest < least:
             _LOG.warning(
                 "%s of %s is left out: with %s's %d features it needs at least %d images on both sides, and there are "
                 "%d real and %d generated ones",
-                name, model, extractor, dimension, least[name], len(real), len(generated),
+                name, model, extractor, dimension, least, len(real), len(generated),
             )  # fmt: skip
             continue
         value = distance(real, generated)
@@ -162,13 +166,9 @@ def _interval(
     seeds: Seeds,
     resamples: int,
 ) -> tuple[float, float]:
-    draws = itertools.count()
-
-    def score_half(indices: Int[np.ndarray, " half"]) -> float:
-        order = seeds.numpy("half of the real images", next(draws)).permutation(len(real))
-        return distance(real[order[: len(real) // 2]], generated[indices])
-
-    return half_sample_interval(value, score_half, len(generated), seeds=seeds, resamples=resamples)
+    halves = draw_half_couples(len(real), len(generated), seeds=seeds, resamples=resamples)
+    of_halves = np.array([distance(real[some], generated[others]) for some, others in halves])
+    return interval_of_halves(value, of_halves, len(generated))
 
 
 def _identity() -> Any:

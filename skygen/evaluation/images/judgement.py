@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from skygen.data.pair import to_words
 from skygen.evaluation.scores import Score, mean_score
@@ -49,8 +50,29 @@ def accuracy_scores(
     Returns:
         ``judge_accuracy``, a share in [0, 1]; nothing where no picture is of a class that the judge knows.
     """
+    items = accuracy_items(judge, judged, class_names, model=model)
+    correct = items[np.isfinite(items)]
+    if not len(correct):
+        return []
+    name = "judge_accuracy"
+    return [mean_score(name, correct, model=model, subset=subset, extractor=f"judge:{judge.name}", seeds=seeds)]
+
+
+def accuracy_items(
+    judge: Judge, judged: Sequence[str], class_names: Sequence[str], *, model: str
+) -> Float[np.ndarray, " count"]:
+    """Say of each picture whether the judge sees the class that was meant.
+
+    Args:
+        judge: who judged.
+        judged: what it saw in each picture, in words.
+        class_names: what each was meant to show; empty where not known.
+        model: whose pictures they are, for the log.
+
+    Returns:
+        1 where it does, 0 where not, NaN for a picture of a class that it does not know; a warning tells how many these are.
+    """
     expected = [to_words(name) for name in class_names]
-    correct = [seen == meant for seen, meant in zip(judged, expected, strict=True) if meant in judge.class_names]
     strange = Counter(name or "(no class)" for name in expected if name not in judge.class_names)
     if strange:
         _LOG.warning(
@@ -61,11 +83,8 @@ def accuracy_scores(
             model,
             ", ".join(name for name, _ in strange.most_common(5)),
         )
-    if not correct:
-        return []
-    items = np.array(correct, dtype=np.float64)
-    name = "judge_accuracy"
-    return [mean_score(name, items, model=model, subset=subset, extractor=f"judge:{judge.name}", seeds=seeds)]
+    right = [seen == meant if meant in judge.class_names else np.nan for seen, meant in zip(judged, expected, strict=True)]
+    return np.array(right, dtype=np.float64)
 
 
 def accuracy_by_class(judged: Sequence[str], class_names: Sequence[str]) -> dict[str, float]:
