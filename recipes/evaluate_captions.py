@@ -22,12 +22,12 @@ from skygen.evaluation.alignment import align_trials, caption_alignment_scores
 from skygen.evaluation.captions.baselines import shuffled_captions, trivial_captions
 from skygen.evaluation.captions.captioned_pairs import read_captioned_pairs
 from skygen.evaluation.captions.coco_tools import coco_scores
-from skygen.evaluation.captions.items import FILE, ItemScores
 from skygen.evaluation.captions.tags import tag_scores
 from skygen.evaluation.captions.trials import Trial, lay_out_trials
 from skygen.evaluation.captions.writers import caption_scores, caption_statistics, measure_trial
+from skygen.evaluation.items import FILE, ItemScores
 from skygen.evaluation.panel import list_scorers, load_scorer, log_training, name_data_set, require_scorers
-from skygen.evaluation.scores import Score, format_table, to_metrics
+from skygen.evaluation.scores import PROTOCOL, Score, format_table, to_metrics
 from skygen.evaluation.splits import identify_split
 from skygen.models.adapters import without_adapter
 from skygen.models.captioner import Captioner, CaptionerSettings, CaptioningSettings
@@ -87,7 +87,7 @@ def main(config: Config) -> None:
             scores += coco_scores(trials, items, subset=subset, seeds=seeds, progress=lambda *n: run.progress("rounds", *n))
         for name in list_scorers(config.scorer):
             scores += align(name, pairs, trials, items, config, device, run)
-        run.write_json("metrics.json", to_metrics("skygen-v1", scores) | {"split": split.to_json()})
+        run.write_json("metrics.json", to_metrics(PROTOCOL, scores) | {"split": split.to_json()})
         run.write_lines(FILE, items.lines())
         write_record(run, pairs, captions)
         logger.info(format_table(scores))

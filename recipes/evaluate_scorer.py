@@ -29,7 +29,7 @@ from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError, DataError
 from skygen.evaluation.published import compare, format_comparisons, mark_in_sample, to_published_json
 from skygen.evaluation.retrieval import retrieval_scores
-from skygen.evaluation.scores import Score, format_table, to_metrics
+from skygen.evaluation.scores import PROTOCOL, Score, format_table, to_metrics
 from skygen.evaluation.zero_shot import SEVEN, mean_of_seven, zero_shot_scores
 from skygen.models.device import pick_device
 from skygen.models.scorer import Scorer, ScorerSettings
@@ -145,7 +145,7 @@ def write_scores(run: Run, config: Config, scorer: Scorer, scores: Sequence[Scor
         whole += [SEVEN, *(find_benchmark_set(name)[0] for name in benchmark.sets)]
     compared = compare(scorer.name, scorer.trained_on, scores, whole)
     marked = mark_in_sample(scores, scorer.trained_on)
-    protocol = f"skygen-v1, retrieval {retrieval.protocol}" if retrieval.root else "skygen-v1"
+    protocol = f"{PROTOCOL}, retrieval {retrieval.protocol}" if retrieval.root else PROTOCOL
     run.write_json("metrics.json", to_metrics(protocol, marked))
     subsets = [score.subset for score in scores]
     run.write_json("published.json", to_published_json(scorer.name, scorer.trained_on, compared, subsets))

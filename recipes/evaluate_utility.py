@@ -28,7 +28,7 @@ from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError, Preempted
 from skygen.evaluation.images.judgement import name_classes
-from skygen.evaluation.scores import format_table, to_metrics
+from skygen.evaluation.scores import PROTOCOL, format_table, to_metrics
 from skygen.evaluation.utility.data import Drawn, TrainingImages, UtilityData, draw_images, read_data, take_images
 from skygen.evaluation.utility.table import describe_rules, format_markdown, score_arms
 from skygen.evaluation.utility.trials import RESULTS, Outcome, Trial, UtilitySettings, plan_trials, read_outcomes
@@ -140,7 +140,7 @@ def report(run: Run, config: Config, data: UtilityData, outcomes: Sequence[Outco
     notes = describe_rules(config.utility, config.train.max_train_steps, batch, len(data.test.images), data.origins)
     scores = [score for result in results for score in result.all_scores()]
     differences = [result.to_json() for result in results if result.differences]
-    run.write_json("metrics.json", to_metrics("skygen-v1", scores) | {"differences": differences, "notes": notes})
+    run.write_json("metrics.json", to_metrics(PROTOCOL, scores) | {"differences": differences, "notes": notes})
     table = format_markdown(results, notes)
     run.write_text("table.md", table)
     logger.info(f"{format_table(scores)}\n\n{table}")

@@ -28,7 +28,7 @@ from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError
 from skygen.evaluation.alignment import skyclip_scores
 from skygen.evaluation.panel import list_scorers, load_scorer, log_training, name_data_set, require_scorers
-from skygen.evaluation.scores import Score, format_table, to_metrics
+from skygen.evaluation.scores import PROTOCOL, Score, format_table, to_metrics
 from skygen.evaluation.screening.selection_gain import selection_gain
 from skygen.generation.bulk import BulkDrawing
 from skygen.generation.choice import Candidates, Models, Wanted
@@ -146,7 +146,7 @@ def finish_set(config: Config, scorer: Scorer, records: Sequence[dict[str, Any]]
     if config.scorer.also:
         scores += score_pictures(config, scorer, samples, records, device)
     if scores:
-        run.write_json("metrics.json", to_metrics("skygen-v1", scores))
+        run.write_json("metrics.json", to_metrics(PROTOCOL, scores))
         logger.info(format_table(scores))
     source = config.prompts.file.name if config.prompts.file else f"{config.prompts.made_of} of pairs"
     facts = SetFacts(config.run.name, prompts=source, scores=[asdict(score) for score in scores])

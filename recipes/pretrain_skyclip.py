@@ -16,7 +16,7 @@ from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError
-from skygen.evaluation.scores import format_table, to_metrics
+from skygen.evaluation.scores import PROTOCOL, format_table, to_metrics
 from skygen.evaluation.zero_shot import zero_shot_scores
 from skygen.models.adapters import WholeModel
 from skygen.models.contrastive import ContrastiveLearner
@@ -99,7 +99,7 @@ def validate(run: Run, scorer: Scorer, benchmarks: list[Benchmark], rejects: Rej
     scorer.model.eval()
     scores = [score for benchmark in benchmarks for score in zero_shot_scores(scorer, benchmark, seeds, rejects)]
     scorer.model.train(training)
-    run.write_json("metrics.json", to_metrics("skygen-v1", scores))
+    run.write_json("metrics.json", to_metrics(PROTOCOL, scores))
     reached = {f"{score.subset} {score.name}": score.value for score in scores if score.model != "random"}
     run.append("validation.jsonl", {"step": step} | reached)
     logger.info(format_table(scores))

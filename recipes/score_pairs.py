@@ -32,10 +32,10 @@ from skygen.evaluation.pair_scores.calibration import calibration_scores, roundi
 from skygen.evaluation.pair_scores.caption_index import CaptionIndex
 from skygen.evaluation.pair_scores.embedding import at_precision, find_batch_size, find_precision
 from skygen.evaluation.pair_scores.scoring import PairScorer
-from skygen.evaluation.pair_scores.shards import EmbeddingShards
 from skygen.evaluation.pair_scores.table import PairScores, write_scores
 from skygen.evaluation.panel import list_scorers, load_scorer, require_scorers
-from skygen.evaluation.scores import Score, format_table, to_metrics
+from skygen.evaluation.scores import PROTOCOL, Score, format_table, to_metrics
+from skygen.evaluation.shards import EmbeddingShards
 from skygen.models.device import start_accelerator
 from skygen.models.scorer import Scorer, ScorerSettings
 from skygen.runs import Continuation, Run, RunSettings, launch, logger
@@ -206,7 +206,7 @@ def finish(parts: PairScorer, further: Mapping[str, PairScorer], exact: Scorer |
         measured += calibration_scores(found, subset=subset, extractor=f"skyclip:{name}", seeds=seeds)
     if exact is not None:
         measured += compare_precisions(parts, exact, scores, config.keep, subset)
-    run.write_json("metrics.json", to_metrics("skygen-v1", measured))
+    run.write_json("metrics.json", to_metrics(PROTOCOL, measured))
     logger.info(format_table(measured))
     least = f", similarity at least {scores.deciding[kept].min():.4f}" if kept.any() else ""
     logger.info(f"kept {int(kept.sum())} of {len(pairs)} pairs{least}: {run.path('kept.csv')}")

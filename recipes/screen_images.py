@@ -34,10 +34,9 @@ from skygen.errors import ConfigError, UnavailableError
 from skygen.evaluation.pair_scores.caption_index import CaptionIndex
 from skygen.evaluation.pair_scores.embedding import at_precision
 from skygen.evaluation.pair_scores.scoring import PairScorer
-from skygen.evaluation.pair_scores.shards import EmbeddingShards
 from skygen.evaluation.pair_scores.table import PairScores
 from skygen.evaluation.panel import load_scorer, log_training, name_data_set
-from skygen.evaluation.scores import format_table, to_metrics
+from skygen.evaluation.scores import PROTOCOL, format_table, to_metrics
 from skygen.evaluation.screening.copies import CopyRule, CopySettings, describe_control
 from skygen.evaluation.screening.cycle import cycle_scores, read_captions
 from skygen.evaluation.screening.nearest_images import (
@@ -52,6 +51,7 @@ from skygen.evaluation.screening.records import describe_pictures, lay_out_coupl
 from skygen.evaluation.screening.thresholds import CycleSettings, Threshold, ThresholdSettings, calibrate_threshold
 from skygen.evaluation.screening.verdicts import Bounds, Evidence, count_verdicts, judge_pictures, screening_scores
 from skygen.evaluation.search.contact_sheet import write_sheet
+from skygen.evaluation.shards import EmbeddingShards
 from skygen.generation.records import METADATA, read_metadata
 from skygen.models.device import start_accelerator
 from skygen.models.scorer import Scorer, ScorerSettings, require
@@ -275,7 +275,7 @@ def finish(
     model = str(records[0].get("model", "synthetic")) if records else "synthetic"
     whose, seeds = f"skyclip:{config.scorer.name}", Seeds(config.run.seed)
     measured = screening_scores(judged, evidence, control, rule, model=model, subset=kind, extractor=whose, seeds=seeds)
-    run.write_json("metrics.json", to_metrics("skygen-v1", measured))
+    run.write_json("metrics.json", to_metrics(PROTOCOL, measured))
     logger.info(format_table(measured))
     counted = ", ".join(f"{count:,} {verdict}" for verdict, count in count_verdicts(judged).items())
     unread = len(pictures.pairs) - len(rows)

@@ -21,7 +21,8 @@ from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError, ImageError
 from skygen.evaluation.images.judgement import accuracy_by_class, accuracy_scores, name_classes
-from skygen.evaluation.scores import format_table, to_metrics
+from skygen.evaluation.panel import name_data_set
+from skygen.evaluation.scores import PROTOCOL, format_table, to_metrics
 from skygen.models.adapters import WholeModel
 from skygen.models.device import start_accelerator
 from skygen.models.judge import ClassificationLearner, Judge
@@ -86,6 +87,8 @@ def main(config: Config) -> None:
         if accelerator.is_main_process:
             settling = Positions(first=0, last=SETTLING_BATCHES, batch_size=config.train.train_batch_size)
             learner.settle_statistics(load_batches(stream, settling))
+            seen = (name for root in (config.pairs.root, *config.pairs.also) for name in name_data_set(root))
+            judge.trained_on = tuple(dict.fromkeys((*judge.trained_on, *seen)))
             folder = run.path(trained.folder_name)
             trained.save(folder)
             validate(run, Judge.load(str(folder), device=str(accelerator.device)), benchmarks, seeds)
@@ -145,7 +148,7 @@ def validate(run: Run, judge: Judge, benchmarks: list[Benchmark], seeds: Seeds) 
         scores += accuracy_scores(judge, judged, expected, model="real", subset=benchmark.name, seeds=seeds)
         shares = accuracy_by_class(judged, expected)
         logger.info(f"{benchmark.name}: " + ", ".join(f"{name} {share:.2f}" for name, share in shares.items()))
-    run.write_json("metrics.json", to_metrics("skygen-v1", scores))
+    run.write_json("metrics.json", to_metrics(PROTOCOL, scores))
     logger.info(format_table(scores))
 
 

@@ -37,7 +37,6 @@ LONGEST_FILE = 320
 LONGEST_FUNCTION = 60
 NEEDED_BY_A_DEPENDENCY = {
     "torch-fidelity": "torchmetrics builds the Inception network of FID from it",
-    "torchvision": "open_clip and transformers resize with it, and it must go with torch",
 }
 
 READ_AS_DATA = {"tzdata": "zone.tab in it says which country a time zone is in"}

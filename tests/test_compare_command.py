@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skygen import cli
-from skygen.evaluation.captions.items import ItemScores
+from skygen.evaluation.items import ItemScores
 from skygen.evaluation.splits import identify_split
 
 
@@ -24,7 +24,7 @@ def write_run(folder: Path, lead: float, texts: list[str]) -> Path:
     (folder / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in items.lines()))
     (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rows))
     split = identify_split("val", keys, references).to_json()
-    (folder / "metrics.json").write_text(json.dumps({"protocol": "skygen-v1", "scores": [], "split": split}))
+    (folder / "metrics.json").write_text(json.dumps({"protocol": "skygen-1", "scores": [], "split": split}))
     return folder
 
 

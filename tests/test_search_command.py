@@ -13,7 +13,7 @@ from PIL import Image
 
 from skygen import cli
 from skygen.data.pairs import read_pairs
-from skygen.evaluation.pair_scores.shards import EmbeddingShards
+from skygen.evaluation.shards import EmbeddingShards
 from skygen.models.scorer import Scorer
 
 TRAIN_CSV = "SkyScript_train_unfiltered_5M.csv"

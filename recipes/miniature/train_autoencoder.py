@@ -19,7 +19,7 @@ from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pair import Pair
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
-from skygen.evaluation.scores import format_table, mean_score, to_metrics
+from skygen.evaluation.scores import PROTOCOL, format_table, mean_score, to_metrics
 from skygen.models.adapters import WholeModel
 from skygen.models.autoencoder import AutoencoderLearner
 from skygen.models.device import start_accelerator
@@ -75,7 +75,7 @@ def main(config: Config) -> None:
                 scores.append(mean_score("psnr_db", psnr, model="tuned", subset=subset, extractor="", seeds=seeds))
             autoencoder.register_to_config(scaling_factor=1 / spreads[0])
             trained.save(run.path(trained.folder_name))
-            run.write_json("metrics.json", to_metrics("skygen-v1", scores))
+            run.write_json("metrics.json", to_metrics(PROTOCOL, scores))
             logger.info(format_table(scores))
 
 

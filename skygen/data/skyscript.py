@@ -23,6 +23,8 @@ from skygen.errors import ConfigError, DataError
 # documented; it would be OpenStreetMap's third element beside way (closed: `a`, open: `w`) and node.
 _FILE_NAME = re.compile(r"(?P<kind>[awnr])(?P<osm_id>\d{1,18})_(?P<source>[A-Z0-9]{2})_(?P<year>\d{2})\.jpe?g", re.ASCII)
 _PART = re.compile(r"images([0-9]{1,2})/", re.ASCII)
+FABRICATED = "FABRICATED.txt"
+"""Lies in a data set that has SkyScript's layout and is none of it."""
 END_OF_TAG_PATTERN = r", | with | and |; "
 """What stands after the first tag of a caption."""
 _END_OF_TAG = re.compile(END_OF_TAG_PATTERN)

@@ -12,13 +12,16 @@ import numpy as np
 
 from skygen.errors import ConfigError, DataError
 from skygen.evaluation.captions.coco_caption import ORDERS, TokenizedCaptions, bleu_statistics
-from skygen.evaluation.captions.items import FILE, ItemScores
 from skygen.evaluation.captions.writers import corpus_bleu
 from skygen.evaluation.intervals import Items, paired_difference_interval
+from skygen.evaluation.items import FILE, ItemScores
 from skygen.evaluation.paired import sign_flip_p_value
 from skygen.seeding import Seeds
 
-AGAIN = "run recipes/evaluate_captions.py again"
+PICTURES = "pictures.jsonl"
+"""What a run of recipes/evaluate_images.py has in the place of captions."""
+AGAIN = "evaluate that run again"
+GIVE = "give a run of recipes/evaluate_captions.py or of evaluate_images.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ def compare_runs(
     Every metric is tested alone: of twenty that do not differ, one is expected below p = 0.05.
 
     Args:
-        runs: folders of runs of ``recipes/evaluate_captions.py``; the same twice compares two writers of one run.
+        runs: folders of runs of ``recipes/evaluate_captions.py`` or ``evaluate_images.py``; the same twice compares two writers
+            of one run.
         writers: of the first and of the second run.
         seeds: intervals and drawn signs follow from them.
         progress: is told how many metrics are done, and of how many.
@@ -66,7 +70,7 @@ def compare_runs(
         corpus BLEU where both have written captions.
 
     Raises:
-        ConfigError: the runs were scored on other images or references, or a run has no such writer.
+        ConfigError: the runs were scored on other images or references, by other protocols, or a run has no such writer.
         DataError: a file is missing or damaged, or the two have no image with a score in common.
     """
     split = _check_same_split(runs)
@@ -82,7 +86,9 @@ def compare_runs(
     orders = range(1, ORDERS + 1) if statistics[0] is not None and statistics[1] is not None else ()
     total, found = len(shared) + len(orders), []
     for metric in shared:
-        found.append(_compare_items(metric, items[0].values(writers[0], metric), items[1].values(writers[1], metric), seeds))
+        values = items[0].values(writers[0], metric), items[1].values(writers[1], metric)
+        if count_common(*values) >= 2 or len(shared) == 1:  # one metric that few images have is no reason to lose the others
+            found.append(_compare_items(metric, *values, seeds))
         progress(len(found), total)
     for order in orders:
         assert statistics[0] is not None
@@ -103,6 +109,11 @@ def format_differences(differences: list[Difference]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def count_common(first: Items, second: Items) -> int:
+    """Count the images of which both have a value."""
+    return int((np.isfinite(first) & np.isfinite(second)).sum())
 
 
 def _compare_items(metric: str, first: Items, second: Items, seeds: Seeds) -> Difference:
@@ -126,8 +137,10 @@ def _compare_bleu(order: int, first: Items, second: Items, seeds: Seeds) -> Diff
 
 
 def _count_bleu(run: Path, writer: str) -> Items | None:
-    """Count what BLEU needs of a writer's captions; None for people, whose captions are the references."""
+    """Count what BLEU needs of a writer's captions; None for people, whose captions are the references, and for pictures."""
     path = run / "captions.jsonl"
+    if (run / PICTURES).exists():
+        return None
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if not all(writer in row["captions"] for row in rows):
@@ -142,6 +155,11 @@ def _count_bleu(run: Path, writer: str) -> Items | None:
 
 def _check_same_split(runs: tuple[Path, Path]) -> dict[str, Any]:
     splits = [_read_split(run / "metrics.json") for run in runs]
+    if splits[0]["protocol"] != splits[1]["protocol"]:
+        both = " and ".join(f"{run} ({split['protocol']})" for run, split in zip(runs, splits, strict=True))
+        raise ConfigError(
+            f"{both} were scored by two protocols; figures compare under one alone, so evaluate one of them again."
+        )
     if splits[0]["fingerprint"] != splits[1]["fingerprint"]:
         both = " and ".join(
             f"{run} ({split['name']}, {split['images']:,} images, fingerprint {split['fingerprint']})"
@@ -155,10 +173,10 @@ def _read_split(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; give a run of recipes/evaluate_captions.py.") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}; {GIVE}.") from error
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON; {AGAIN}.") from error
     split = content.get("split") if isinstance(content, dict) else None
     if not isinstance(split, dict) or not {"name", "images", "fingerprint"} <= split.keys():
-        raise ConfigError(f"{path} does not say which split it is of; it is no evaluation of captions, or an old one: {AGAIN}.")
-    return split
+        raise ConfigError(f"{path} does not say which split it is of; it is no evaluation, or an old one: {AGAIN}.")
+    return {**split, "protocol": content.get("protocol", "")}

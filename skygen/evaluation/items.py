@@ -74,14 +74,14 @@ class ItemScores:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}; run recipes/evaluate_captions.py again.") from error
+            raise DataError(f"{path} cannot be read: {error.strerror}; evaluate that run again.") from error
         for number, line in enumerate(lines, start=1):
             try:
                 content = json.loads(line)
                 keys.append(str(content["key"]))
                 rows.append({w: {m: float(v) for m, v in some.items()} for w, some in content["scores"].items()})
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DataError(f"{path}, line {number}, is damaged; run recipes/evaluate_captions.py again.") from error
+                raise DataError(f"{path}, line {number}, is damaged; evaluate that run again.") from error
         items = cls(keys)
         items._rows = rows
         return items

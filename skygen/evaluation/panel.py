@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from skygen.data.skyscript import FABRICATED
 from skygen.models.backbones import in_sample
 from skygen.models.scorer import Scorer, ScorerSettings, require
 
@@ -49,10 +50,14 @@ def name_data_set(root: Path, csv: Path | None = None) -> tuple[str, ...]:
         csv: its list, where one is named.
 
     Returns:
-        Such as ``("DATA", "SkyScript")`` for a folder with ``SkyScript_test_30K_filtered_by_CLIP_openai.csv``.
+        Such as ``("DATA", "SkyScript")`` for a folder with ``SkyScript_test_30K_filtered_by_CLIP_openai.csv``; of a fabricated
+        world, which is laid out as SkyScript is and is not SkyScript, ``("WORLD", "fabricated tiles")``.
     """
+    folder = root.resolve()
+    if any((place / FABRICATED).exists() for place in (folder, folder.parent)):  # its benchmarks lie in a folder of theirs
+        return folder.name, "fabricated tiles"
     lists = sorted(root.glob("*.csv")) if csv is None else [csv]
-    return tuple(dict.fromkeys((root.resolve().name, *(path.stem.partition("_")[0] for path in lists))))
+    return tuple(dict.fromkeys((folder.name, *(path.stem.partition("_")[0] for path in lists))))
 
 
 def log_training(scorer: Scorer, data_sets: tuple[str, ...]) -> bool:

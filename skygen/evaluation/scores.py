@@ -15,6 +15,10 @@ from skygen.seeding import Seeds
 SMALLEST_FOR_INTERVAL = 2
 
 
+PROTOCOL = "skygen-1"
+"""This project's own way of measuring: figures of it compare with each other, and with those of no other."""
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """One measured value with what it takes to read it.

@@ -6,11 +6,12 @@ any number of processes can share them out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,6 +20,9 @@ from skygen.storage import writing
 
 ROWS = 4096
 """In a file: 8 MB of 512 float32 values each."""
+SECONDS_BETWEEN_LOOKS: Final = 0.5
+
+Progress = Callable[[int, int], None]
 
 
 @final
@@ -82,6 +86,26 @@ class EmbeddingShards:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npy"
+
+
+def fill_shards(
+    shards: EmbeddingShards,
+    compute: Callable[[range], Float[np.ndarray, "rows width"]],
+    rank: int,
+    processes: int,
+    progress: Progress,
+) -> None:
+    """Compute this process's share of the files that are not there, and wait for the others' files."""
+    share = sorted(list(shards.numbers())[rank::processes], key=lambda number: not shards.has(number))
+    done, total = 0, sum(len(shards.span(number)) for number in share)
+    for number in share:
+        if not shards.has(number):
+            progress(done, total)
+            shards.write(number, compute(shards.span(number)))
+        done += len(shards.span(number))
+        progress(done, total)
+    while not all(shards.has(number) for number in reversed(shards.numbers())):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 @lru_cache(maxsize=128)

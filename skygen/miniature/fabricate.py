@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 
 from skygen.data.captions import AERIAL_PREFIX, SATELLITE_PREFIX, title, title_multi_objects
+from skygen.data.skyscript import FABRICATED
 from skygen.errors import ConfigError, StorageError
 from skygen.miniature.drawing import Generator
 from skygen.miniature.sentences import describe, variants
@@ -35,6 +36,7 @@ UCM_CAPTIONS = 5
 
 _PARTS = range(2, 8)
 _METRES_PER_DEGREE = 111_320.0
+NOTICE = "Fabricated tiles in SkyScript's layout, drawn by rules: they show no place on Earth, and are no part of SkyScript.\n"
 
 Progress = Callable[[int, int], None]
 
@@ -118,6 +120,7 @@ def fabricate(
 
     try:
         _make_folders(root)
+        (root / FABRICATED).write_text(NOTICE, encoding="utf-8", newline="\n")
         records: list[Record] = []
         for index in range(pairs):
             records.append(_write_pair(root, seeds, names, index, records))

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from skygen.data.benchmarks import BENCHMARK_SETS, RETRIEVAL_SETS
+
 SKYSCRIPT_CHECKPOINTS = "https://opendatasharing.s3.us-west-2.amazonaws.com/SkyScript/ckpt"
 OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """What a repository in open_clip's own layout calls its weights, the safe form first."""
@@ -212,6 +214,14 @@ def in_sample(trained_on: Iterable[str], dataset: str) -> bool:
         True only where the table says so; that nothing is known of a model's training makes no score in-sample.
     """
     return _plain(dataset) in {_plain(name) for name in trained_on}
+
+
+def is_known(dataset: str) -> bool:
+    """Say whether a name is that of training data in the table, of a published benchmark, or of the fabricated world."""
+    trained_on = (name for backbone in BACKBONES.values() for name in backbone.trained_on)
+    return _plain(dataset) in map(
+        _plain, (*trained_on, *BENCHMARK_SETS, *RETRIEVAL_SETS, "Sydney-captions", "fabricated tiles")
+    )
 
 
 def find_close(name: str, known: Iterable[str], count: int = 5) -> list[str]:

@@ -85,6 +85,15 @@ class Judge:
         return cls(name, network.to(device), processor, batch_size)
 
     @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Names of the data sets that it has seen, as far as its config tells."""
+        return tuple(getattr(self.network.config, "trained_on", ()))
+
+    @trained_on.setter
+    def trained_on(self, names: tuple[str, ...]) -> None:
+        self.network.config.trained_on = list(names)
+
+    @property
     def resolution(self) -> int:
         """Side in pixels of the square that it sees."""
         size = self.processor.crop_size if getattr(self.processor, "do_center_crop", False) else self.processor.size

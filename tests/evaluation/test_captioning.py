@@ -80,8 +80,8 @@ def test_statistics_show_who_repeats_itself() -> None:
 
 def test_scores_go_to_metrics_and_back() -> None:
     scores = [Score("fid", 12.5, 10, (11.0, 14.0), "tuned", "test", "skyclip:miniature"), Score("kid", 0.1, 10, None, "base")]
-    metrics = to_metrics("skygen-v1", scores)
-    assert metrics["protocol"] == "skygen-v1"
+    metrics = to_metrics("skygen-1", scores)
+    assert metrics["protocol"] == "skygen-1"
     assert set(metrics["scores"][0]) >= {"name", "value", "count", "interval", "model", "subset", "extractor"}
     assert from_metrics(metrics) == scores
 

@@ -22,8 +22,8 @@ from skygen.evaluation.captions.coco_tools import (
     find_spice,
     spice_scores,
 )
-from skygen.evaluation.captions.items import ItemScores
 from skygen.evaluation.captions.trials import Round, lay_out_trials
+from skygen.evaluation.items import ItemScores
 from skygen.seeding import Seeds
 
 ROUND = Round(("A lake.", "a road"), (("a lake", "a pond"), ("The road",)))

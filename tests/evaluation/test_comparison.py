@@ -12,10 +12,10 @@ import pytest
 
 from skygen.errors import ConfigError, DataError, SkygenError
 from skygen.evaluation.captions.coco_caption import score_captions
-from skygen.evaluation.captions.items import ItemScores
 from skygen.evaluation.captions.trials import lay_out_trials
 from skygen.evaluation.captions.writers import corpus_bleu, measure_trial
 from skygen.evaluation.comparison import compare_runs, format_differences
+from skygen.evaluation.items import ItemScores
 from skygen.evaluation.splits import identify_split
 from skygen.seeding import Seeds
 
@@ -37,7 +37,7 @@ def write_run(folder: Path, captions: dict[str, list[str]], references: Sequence
             for row, key in enumerate(keys)]  # fmt: skip
     split = identify_split("test", keys, references).to_json()
     folder.mkdir()
-    (folder / "metrics.json").write_text(json.dumps({"protocol": "skygen-v1", "scores": [], "split": split}))
+    (folder / "metrics.json").write_text(json.dumps({"protocol": "skygen-1", "scores": [], "split": split}))
     for name, lines in (("captions.jsonl", rows), ("items.jsonl", items.lines())):
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
@@ -134,17 +134,17 @@ def test_what_is_no_evaluation_is_refused(runs: tuple[Path, Path], tmp_path: Pat
     gone = refusal((runs[0], tmp_path / "gone"))
     assert isinstance(gone, DataError)
     path = tmp_path / "gone" / "metrics.json"
-    assert str(gone) == f"{path} cannot be read: No such file or directory; give a run of recipes/evaluate_captions.py."
+    remedy = "give a run of recipes/evaluate_captions.py or of evaluate_images.py"
+    assert str(gone) == f"{path} cannot be read: No such file or directory; {remedy}."
     metrics = runs[1] / "metrics.json"
-    metrics.write_text('{"protocol": "skygen-v1", "scores": []}')
+    metrics.write_text('{"protocol": "skygen-1", "scores": []}')
     old = refusal(runs)
     assert isinstance(old, ConfigError)
     assert str(old) == (
-        f"{metrics} does not say which split it is of; it is no evaluation of captions, or an old one: "
-        "run recipes/evaluate_captions.py again."
+        f"{metrics} does not say which split it is of; it is no evaluation, or an old one: evaluate that run again."
     )
     metrics.write_text("{")
-    assert str(refusal(runs)) == f"{metrics} is not valid JSON; run recipes/evaluate_captions.py again."
+    assert str(refusal(runs)) == f"{metrics} is not valid JSON; evaluate that run again."
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_damaged_file_of_items_is_told_by_its_line(runs: tuple[Path, Path], da
     path.write_text("\n".join([lines[0], damage, *lines[2:]]))
     error = refusal(runs)
     assert isinstance(error, DataError)
-    assert str(error) == f"{path}, line 2, is damaged; run recipes/evaluate_captions.py again."
+    assert str(error) == f"{path}, line 2, is damaged; evaluate that run again."
 
 
 def test_a_damaged_file_of_captions_is_refused(runs: tuple[Path, Path]) -> None:
@@ -165,7 +165,7 @@ def test_a_damaged_file_of_captions_is_refused(runs: tuple[Path, Path]) -> None:
     path.write_text(json.dumps(row) + "\n")
     error = refusal(runs)
     assert isinstance(error, DataError)
-    assert str(error) == f"{path} is damaged; run recipes/evaluate_captions.py again."
+    assert str(error) == f"{path} is damaged; evaluate that run again."
 
 
 def test_the_corpus_bleu_of_a_row_is_that_of_the_captions() -> None:

@@ -16,10 +16,10 @@ from skygen.data.pairs import read_pairs
 from skygen.data.rejects import Rejects
 from skygen.data.table import PairList
 from skygen.errors import ConfigError, DataError
-from skygen.evaluation.pair_scores.shards import EmbeddingShards
 from skygen.evaluation.screening.copies import CopyRule, CopySettings, describe_control, find_duplicates
-from skygen.evaluation.screening.nearest_images import ImageSet, Nearest, fill_shards, find_nearest, hash_images
+from skygen.evaluation.screening.nearest_images import ImageSet, Nearest, find_nearest, hash_images
 from skygen.evaluation.screening.perceptual_hash import BITS, find_nearest_hash, hash_image, measure_couples, pack, turn
+from skygen.evaluation.shards import EmbeddingShards, fill_shards
 from skygen.seeding import Seeds
 
 TURNS = [

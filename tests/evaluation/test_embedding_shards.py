@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skygen.evaluation.pair_scores.shards import EmbeddingShards
+from skygen.evaluation.shards import EmbeddingShards
 
 
 @pytest.fixture

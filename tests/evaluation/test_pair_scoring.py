@@ -20,7 +20,7 @@ from skygen.errors import DataError
 from skygen.evaluation.pair_scores.caption_index import CaptionIndex
 from skygen.evaluation.pair_scores.embedding import at_precision, embed_texts, find_batch_size, find_precision
 from skygen.evaluation.pair_scores.scoring import PairScorer, measure_pairs
-from skygen.evaluation.pair_scores.shards import EmbeddingShards
+from skygen.evaluation.shards import EmbeddingShards
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 

@@ -35,19 +35,25 @@ def test_a_scorer_is_loaded_by_its_name(skyclip_folder: Path) -> None:
     assert (first.batch_size, further.batch_size) == (3, 3)
 
 
-def test_a_data_set_is_called_as_its_folder_and_its_lists_are(world: Path) -> None:
-    assert name_data_set(world) == ("world", "SkyScript")
-    assert name_data_set(world / "gone", Path("RSICD_test.csv")) == ("gone", "RSICD")
-    assert name_data_set(world / "images2") == ("images2",)
+def test_a_data_set_is_called_as_its_folder_and_its_lists_are(tmp_path: Path) -> None:
+    (tmp_path / "SkyScript_train.csv").touch()
+    assert name_data_set(tmp_path) == (tmp_path.name, "SkyScript")
+    assert name_data_set(tmp_path / "gone", Path("RSICD_test.csv")) == ("gone", "RSICD")
+    assert name_data_set(tmp_path / "images2") == ("images2",)
 
 
-def test_a_scorer_that_has_seen_the_data_is_marked(caplog: pytest.LogCaptureFixture, world: Path, skyclip_folder: Path) -> None:
+def test_a_fabricated_world_is_not_taken_for_skyscript(world: Path) -> None:
+    assert name_data_set(world) == ("world", "fabricated tiles")
+    assert name_data_set(world / "benchmark") == ("benchmark", "fabricated tiles")
+
+
+def test_a_scorer_that_has_seen_the_data_is_marked(caplog: pytest.LogCaptureFixture, skyclip_folder: Path) -> None:
     scorer = Scorer.load(str(skyclip_folder))
     name = f"skyclip:{skyclip_folder}"
     with caplog.at_level(logging.INFO):
-        assert log_training(scorer, name_data_set(world)) is False
+        assert log_training(scorer, ("DATA", "SkyScript")) is False
         scorer.trained_on = ("LAION-2B", "SkyScript")
-        assert log_training(scorer, name_data_set(world)) is True
+        assert log_training(scorer, ("DATA", "SkyScript")) is True
         assert log_training(scorer, ("RSICD",)) is False
     assert [record.message for record in caplog.records if record.name.startswith("skygen")] == [
         f"{name}: of unknown training data",

@@ -75,7 +75,7 @@ def write_round(top: Path, number: int, *, also: Path | None = None, good: int =
         Score("copy_share", 0.125, 8, (0.0, 0.375), "tuned", "prompts", "skyclip:miniature"),
         Score("weak_share", 0.125, 8, (0.0, 0.375), "tuned", "prompts", "skyclip:miniature"),
     ]
-    (folder / "screen" / "metrics.json").write_text(json.dumps(to_metrics("skygen-v1", shares)))
+    (folder / "screen" / "metrics.json").write_text(json.dumps(to_metrics("skygen-1", shares)))
     tests = [record(index, 9, adapter) for index in range(10)]
     draw(folder / "test" / "samples", tests)
     seen = ["lake" if index < good else "road" for index in range(10)]
@@ -93,7 +93,7 @@ def write_round(top: Path, number: int, *, also: Path | None = None, good: int =
         Score("judge_accuracy", good / 10, 10, (good / 10 - 0.3, good / 10 + 0.3), "tuned", "val", "judge:miniature"),
         Score("skyclip_score", 0.1, 10, (0.0, 0.2), "shuffled", "val", "skyclip:miniature"),
     ]
-    (folder / "scores" / "metrics.json").write_text(json.dumps(to_metrics("skygen-v1", scores)))
+    (folder / "scores" / "metrics.json").write_text(json.dumps(to_metrics("skygen-1", scores)))
     return folder
 
 

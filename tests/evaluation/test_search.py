@@ -14,9 +14,9 @@ from jaxtyping import Float64
 from PIL import Image
 
 from skygen.errors import ConfigError, DataError, UnavailableError
-from skygen.evaluation.pair_scores.shards import ROWS, EmbeddingShards
 from skygen.evaluation.search.embedded_set import EmbeddedSet, embed_folder, open_run
 from skygen.evaluation.search.nearest import find_embedded, search
+from skygen.evaluation.shards import ROWS, EmbeddingShards
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 

@@ -61,7 +61,7 @@ def test_a_scorer_is_evaluated_on_benchmarks_class_folders_and_pairs(world: Path
     assert counts["SkyScript_cls", "zero_shot_top_1"] == images - 1
     assert counts["own", "zero_shot_top_1"] == 2
     assert counts["ucmcaptions", "image_to_text_recall_at_1"] == 13
-    assert json.loads((tmp_path / "scored" / "metrics.json").read_text())["protocol"] == "skygen-v1, retrieval skyscript"
+    assert json.loads((tmp_path / "scored" / "metrics.json").read_text())["protocol"] == "skygen-1, retrieval skyscript"
     published = json.loads((tmp_path / "scored" / "published.json").read_text())
     assert published["comparisons"] == [] and published["all_agree"] is None  # nothing is published of this scorer
     rejects = map(json.loads, (tmp_path / "scored" / "rejects.jsonl").read_text().splitlines())
@@ -97,7 +97,7 @@ def test_remoteclips_protocol_takes_the_caption_files_of_remote_sensing(skyclip_
     for protocol in ("skyscript", "remoteclip"):
         evaluate("--run.name", protocol, "--retrieval.protocol", protocol, *words)
         metrics = json.loads((tmp_path / protocol / "metrics.json").read_text())
-        assert metrics["protocol"] == f"skygen-v1, retrieval {protocol}"
+        assert metrics["protocol"] == f"skygen-1, retrieval {protocol}"
         assert {score["subset"] for score in metrics["scores"]} == {"RSICD"}
         assert {score["name"].endswith("_remoteclip") for score in metrics["scores"]} == {protocol == "remoteclip"}
         counts[protocol] = {score["name"].removesuffix("_remoteclip"): score["count"] for score in metrics["scores"]}
@@ -140,7 +140,7 @@ def test_the_seven_sets_and_both_wordings_run_together(tmp_path: Path, skyclip_f
     assert [score["subset"] for score in own] == [*names, "seven sets"]
     assert own[-1]["name"] == "zero_shot_top_1_mean_of_seven" and own[-1]["count"] == 14
     assert own[-1]["value"] == pytest.approx(sum(score["value"] for score in own[:7]) / 7)
-    assert metrics["protocol"] == "skygen-v1"
+    assert metrics["protocol"] == "skygen-1"
 
 
 def test_published_weights_on_published_sets_are_put_beside_what_was_printed(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from skygen.config import parse
 from skygen.data.images import open_readable
-from skygen.evaluation.captions.items import ItemScores
+from skygen.evaluation.items import ItemScores
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 

@@ -25,10 +25,10 @@ import numpy as np
 
 from skygen.errors import UnavailableError
 from skygen.evaluation.captions.coco_caption import CaptionScore
-from skygen.evaluation.captions.items import ItemScores
 from skygen.evaluation.captions.tokens import tokenize_caption
 from skygen.evaluation.captions.trials import Round, Trial
 from skygen.evaluation.intervals import bootstrap_interval
+from skygen.evaluation.items import ItemScores
 from skygen.evaluation.scores import SMALLEST_FOR_INTERVAL, Score
 from skygen.seeding import Seeds
 

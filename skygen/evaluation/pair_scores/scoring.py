@@ -28,7 +28,7 @@ from skygen.data.table import PairList
 from skygen.errors import ImageError
 from skygen.evaluation.pair_scores.caption_index import CaptionIndex
 from skygen.evaluation.pair_scores.embedding import embed_pixels, embed_texts
-from skygen.evaluation.pair_scores.shards import EmbeddingShards
+from skygen.evaluation.shards import EmbeddingShards
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 from skygen.storage import writing

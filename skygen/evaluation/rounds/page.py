@@ -88,7 +88,8 @@ def _show_examples(rounds: Sequence[Round]) -> list[dict[str, Any]]:
         if path.exists():
             for row in read_lines(path, ("prompt", "seed"), "run recipes/evaluate_images.py again"):
                 pictures = drawn.setdefault((row["prompt"], row["seed"]), {})
-                pictures |= {each.name: row.get(TUNED), "real": row.get("real")}
+                shown = row.get("images") or row  # runs of before had the models beside the prompt
+                pictures |= {each.name: shown.get(TUNED), "real": shown.get("real")}
     everywhere = [(prompt, pictures) for (prompt, _), pictures in drawn.items() if len(pictures) == len(rounds) + 1]
     stride = max(1, -(-len(everywhere) // EXAMPLES))
     return [

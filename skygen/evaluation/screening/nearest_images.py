@@ -6,8 +6,6 @@ any number of processes share out; a run that was broken off goes on after them.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, final
@@ -21,17 +19,15 @@ from skygen.data.rejects import Reject, Rejects
 from skygen.data.table import PairList
 from skygen.errors import DataError, ImageError
 from skygen.evaluation.alignment import matched_cosine
-from skygen.evaluation.pair_scores.shards import EmbeddingShards
 from skygen.evaluation.screening.perceptual_hash import BITS, find_nearest_hash, hash_image, measure_couples, pack
 from skygen.evaluation.search.nearest import find_embedded, search
+from skygen.evaluation.shards import EmbeddingShards, Progress, fill_shards
 
 QUERIES_AT_A_TIME: Final = 256
 """Pictures whose nearest are looked for together, and then written: what a kill costs."""
 HASHED_AT_A_TIME: Final = 1024
 READERS: Final = 4
 """Threads that decode images."""
-SECONDS_BETWEEN_LOOKS: Final = 0.5
-Progress = Callable[[int, int], None]
 
 
 @final
@@ -93,26 +89,6 @@ class Nearest:
     def read(self) -> Nearest:
         """Return those of the pictures that could be read."""
         return self.take(np.flatnonzero(self.row >= 0))
-
-
-def fill_shards(
-    shards: EmbeddingShards,
-    compute: Callable[[range], Float[np.ndarray, "rows width"]],
-    rank: int,
-    processes: int,
-    progress: Progress,
-) -> None:
-    """Compute this process's share of the files that are not there, and wait for the others' files."""
-    share = sorted(list(shards.numbers())[rank::processes], key=lambda number: not shards.has(number))
-    done, total = 0, sum(len(shards.span(number)) for number in share)
-    for number in share:
-        if not shards.has(number):
-            progress(done, total)
-            shards.write(number, compute(shards.span(number)))
-        done += len(shards.span(number))
-        progress(done, total)
-    while not all(shards.has(number) for number in reversed(shards.numbers())):
-        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def hash_images(

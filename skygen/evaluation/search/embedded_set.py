@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float32, Int64
 from skygen.config import read_yaml
 from skygen.data.images import list_images, open_image
 from skygen.errors import ConfigError, DataError, ImageError, UnavailableError
-from skygen.evaluation.pair_scores.shards import EmbeddingShards
 from skygen.evaluation.search.nearest import find_embedded
+from skygen.evaluation.shards import EmbeddingShards
 from skygen.models.scorer import Scorer
 from skygen.storage import cache_folder, writing
 

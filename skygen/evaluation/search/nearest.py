@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 from skygen.errors import DataError
-from skygen.evaluation.pair_scores.shards import EmbeddingShards
+from skygen.evaluation.shards import EmbeddingShards
 
 MARGIN = 1e-4
 """Above twice the error of a float32 cosine: 768 · 2⁻²⁴ = 4.6e-5 at most at 768 dimensions, in fact about 1e-7."""
