@@ -1,12 +1,14 @@
 """Pictures a second as a set is drawn, beside the plain pipeline of diffusers called in a loop with the same steps.
 
     python -m benchmarks.generation
-    python -m benchmarks.generation --shape stable_diffusion_1_5 --resolution 256 --batch 2 --pictures 4 --steps 3
+    python -m benchmarks.generation --shape stable_diffusion_1_5 --resolution 256 --batch 2 --pictures 2 --steps 6 \
+        --dtype bfloat16
 
 Both draw the same prompts from the same weights on all cores, in turn, after a first round each to warm up; loading does not
 count. The plain pipeline computes a batch with as many threads as there are cores. Ours has a process for each core, as
 ``accelerate launch --config_file recipes/launch/two_cpus.yaml recipes/generate.py`` does, each computing units of one to four
-pictures with one thread, so that neither batch nor processes change a byte. On a GPU both draw in this process. Weights of
+pictures with one thread, so that neither batch nor processes change a byte. On a GPU both draw in this process. The plain
+pipeline is float32, as diffusers loads it; ours what ``--dtype`` says. Weights of
 Stable Diffusion 1.5's shape are random: what a step costs does not depend on them.
 """
 
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of ours, as --model.dtype has it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="skygen-generation-") as folder:
         name = "miniature"
@@ -55,13 +58,14 @@ def main() -> None:
 
 def compare(name: str, options: argparse.Namespace) -> None:
     """Draw with both in turn, and print pictures a second, their ratio, and the largest memory of a process of each."""
-    diffusion = Diffusion.load(name, device=options.device)
+    diffusion, dtype = Diffusion.load(name, device=options.device), getattr(torch, options.dtype)
     settings = SamplingSettings(num_inference_steps=options.steps, resolution=options.resolution or diffusion.resolution)
     processes, together = os.cpu_count() or 1, count_together(diffusion.family, settings)
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        ours = partial(draw_in_processes, pool, name, settings, together)
+        ours = partial(draw_in_processes, pool, name, dtype, settings, together)
         if options.device != "cpu":
-            ours = partial(draw_here, diffusion, settings, options.batch)
+            own = Diffusion.load(name, device=options.device, dtype=dtype)
+            ours = partial(draw_here, own, settings, options.batch)
         plain = partial(draw_plainly, diffusion, settings, options.batch)
         cases: dict[str, Callable[[Sequence[int]], None]] = {"plain pipeline": plain, "skygen": ours}
         taken: dict[str, list[float]] = {case: [] for case in cases}
@@ -91,18 +95,18 @@ def draw_plainly(diffusion: Diffusion, settings: SamplingSettings, batch: int, n
 
 
 def draw_in_processes(
-    pool: ProcessPoolExecutor, name: str, settings: SamplingSettings, together: int, numbers: Sequence[int]
+    pool: ProcessPoolExecutor, name: str, dtype: torch.dtype, settings: SamplingSettings, together: int, numbers: Sequence[int]
 ) -> None:
     """Deal units of pictures out to processes of one thread each."""
     units = [numbers[start : start + together] for start in range(0, len(numbers), together)]
-    list(pool.map(partial(draw_unit, name, settings), units))
+    list(pool.map(partial(draw_unit, name, dtype, settings), units))
 
 
-def draw_unit(name: str, settings: SamplingSettings, numbers: Sequence[int]) -> None:
+def draw_unit(name: str, dtype: torch.dtype, settings: SamplingSettings, numbers: Sequence[int]) -> None:
     """Draw in one of the processes; the first call of each loads the model."""
     if name not in _loaded:
         torch.set_num_threads(1)
-        _loaded[name] = Diffusion.load(name)
+        _loaded[name] = Diffusion.load(name, dtype=dtype)
     draw_here(_loaded[name], settings, len(numbers), numbers)
 
 

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and the folder for what skygen keeps between runs."""
+"""Files written whole or not at all, or line by line by many at once; the folder for what skygen keeps between runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from pathlib import Path
 from uuid import uuid4
 
 from skygen.errors import StorageError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes may then write the same line, and whoever reads counts keys, not lines
+    fcntl = None  # type: ignore[assignment]
 
 STORAGE_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 """Errors of the operating system that say: this disk cannot take it."""
@@ -116,3 +121,32 @@ def cache_folders(root: Path) -> list[Path]:
     if os.access(place, os.W_OK) and place.stat().st_mode & 0o222:
         return [own]
     return [skygen_home() / "derived" / sha256(os.fsencode(root.resolve())).hexdigest()[:16], own]
+
+
+@contextmanager
+def locked(descriptor: int, *, shared: bool = False) -> Iterator[None]:
+    """Keep other processes from an open file, until it is closed.
+
+    Args:
+        descriptor: of the file.
+        shared: others may read it meanwhile.
+    """
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks: a line is one write all the same
+            fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)  # closing the file lets go
+    yield
+
+
+def append_lines(descriptor: int, lines: bytes) -> None:
+    """Append whole lines in one write; a line before them that a kill or a full disk has cut short is ended first.
+
+    Args:
+        descriptor: of a file opened with ``O_RDWR | O_APPEND``, and locked.
+        lines: each with its newline.
+    """
+    size = os.lseek(descriptor, 0, os.SEEK_END)
+    if size:
+        os.lseek(descriptor, size - 1, os.SEEK_SET)  # the write goes to the end all the same: O_APPEND
+        lines = lines if os.read(descriptor, 1) == b"\n" else b"\n" + lines
+    while lines:  # one write, unless the disk is full
+        lines = lines[os.write(descriptor, lines) :]

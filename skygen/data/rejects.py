@@ -10,12 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from skygen.errors import DataError, StorageError
-from skygen.storage import writing
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes may then write the same line; readers count keys, not lines
-    fcntl = None  # type: ignore[assignment]
+from skygen.storage import append_lines, locked, writing
 
 
 class Reject(NamedTuple):
@@ -82,13 +77,13 @@ class Rejects:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             try:
-                with _locked(descriptor):
-                    torn = self._read_on(descriptor)
+                with locked(descriptor):
+                    self._read_on(descriptor)
                     lines: dict[tuple[str, str | None], bytes] = {}
                     for entry in new:
                         if (entry.key, entry.part) not in self._seen:
                             lines.setdefault((entry.key, entry.part), _to_line(entry))
-                    _write_all(descriptor, b"\n" * torn + b"".join(lines.values()))
+                    append_lines(descriptor, b"".join(lines.values()))
                     self._read_on(descriptor)
             finally:
                 os.close(descriptor)
@@ -124,8 +119,8 @@ class Rejects:
             with _storage_errors(self.path), self.path.open("rb") as file:
                 self._read_on(file.fileno())
 
-    def _read_on(self, descriptor: int) -> bool:
-        """Take in the lines written since the last look; True if the file ends in a torn one."""
+    def _read_on(self, descriptor: int) -> None:
+        """Take in the lines written since the last look."""
         data = b"".join(_read_from(descriptor, self._position))
         whole, _, torn = data.rpartition(b"\n")
         self._position += len(data) - len(torn)
@@ -133,7 +128,6 @@ class Rejects:
             with suppress(ValueError, KeyError, TypeError):  # a line torn by a crash: its reject is found anew
                 entry = json.loads(line)
                 self._note(entry["key"], entry.get("part"), entry["reason"])
-        return bool(torn)
 
     def _note(self, key: str, part: str | None, reason: str) -> None:
         self._seen[key, part] = None
@@ -161,23 +155,10 @@ def _to_line(entry: Reject) -> bytes:
     return json.dumps(plain, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
-
-
 def _read_from(descriptor: int, position: int) -> Iterator[bytes]:
     os.lseek(descriptor, position, os.SEEK_SET)  # writes go to the end all the same: O_APPEND
     while block := os.read(descriptor, 1 << 20):
         yield block
-
-
-@contextmanager
-def _locked(descriptor: int) -> Iterator[None]:
-    if fcntl is not None:
-        with suppress(OSError):  # a file system without locks: at worst a line stands twice
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # closing the file lets go
-    yield
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +16,7 @@ from typing import Any, Final, final, get_args
 
 from skygen.errors import ConfigError, DataError, StorageError
 from skygen.evaluation.ratings.ballots import Asked, Kind, Subject
-from skygen.storage import flush_to_disk, storage_error
-
-try:
-    import fcntl
-except ImportError:  # Windows: a line is one write all the same, and a torn one is passed over
-    fcntl = None  # type: ignore[assignment]
+from skygen.storage import append_lines, flush_to_disk, locked, storage_error
 
 FILE: Final = "ratings.jsonl"
 ANSWERS: Final[dict[Kind, tuple[str | int, ...]]] = {"pair": ("left", "right", "same"), "five": (1, 2, 3, 4, 5)}
@@ -136,8 +130,8 @@ class RatingStore:
             is_new = not self.path.exists()
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             try:
-                with _locked(descriptor, shared=False):
-                    _write_all(descriptor, b"\n" * _is_torn(descriptor) + line)
+                with locked(descriptor):
+                    append_lines(descriptor, line)
                     os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -180,7 +174,7 @@ class RatingStore:
 
     def _read_whole(self) -> bytes:
         try:
-            with self.path.open("rb") as file, _locked(file.fileno(), shared=True):  # no writer is halfway through a line
+            with self.path.open("rb") as file, locked(file.fileno(), shared=True):  # no writer is halfway through a line
                 return file.read()
         except FileNotFoundError:
             raise DataError(f"{self.path}: no ratings there; collect some with demo/rating.py first.") from None
@@ -228,25 +222,3 @@ def _explain(error: Exception) -> str:
             return "it is not laid out as skygen writes it"
         case _:
             return str(error).rstrip(".")
-
-
-def _is_torn(descriptor: int) -> bool:
-    """Say whether the file ends within a line, which a kill or a full disk has cut short."""
-    size = os.lseek(descriptor, 0, os.SEEK_END)
-    if not size:
-        return False
-    os.lseek(descriptor, size - 1, os.SEEK_SET)  # the write goes to the end all the same: O_APPEND
-    return os.read(descriptor, 1) != b"\n"
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:  # one write, unless the disk is full
-        data = data[os.write(descriptor, data) :]
-
-
-@contextmanager
-def _locked(descriptor: int, *, shared: bool) -> Iterator[None]:
-    if fcntl is not None:
-        with suppress(OSError):  # a file system without locks: a line is still one write
-            fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)  # closing the file lets go
-    yield
