@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,6 +94,26 @@ def to_tree(config: Any) -> dict[str, Any]:
         for field in dataclasses.fields(config)
         if (value := getattr(config, field.name)) is not None and value != ()
     }
+
+
+def complete(tree: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Fill in the settings that a tree does not name with their defaults, as ``to_tree`` has them.
+
+    Args:
+        tree: such as the record of a run that an earlier version has begun, without the settings that came later.
+        config: of the same schema, whose values do not matter.
+    """
+    whole: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value, factory = getattr(config, field.name), field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        if dataclasses.is_dataclass(value):
+            whole[field.name] = complete(tree.get(field.name) or {}, value)
+        elif field.name in tree:
+            whole[field.name] = tree[field.name]
+        elif default not in (dataclasses.MISSING, None, ()):
+            whole[field.name] = _plain(default)
+    return whole
 
 
 def dump(config: Any) -> str:

@@ -192,12 +192,12 @@ class Run:
         path = self.folder / "config.yaml"
         if not path.exists():
             return
-        before, now = configuration.read_yaml(path), configuration.to_tree(self._config)
+        before = configuration.complete(configuration.read_yaml(path), self._config)
+        now = configuration.to_tree(self._config)
         begun = self._continuation and any(self.folder.glob(self._continuation.begun))
         for name in ("run.seed", *(self._continuation.settings if self._continuation and begun else ())):
             section, _, key = name.partition(".")
-            old, new = (tree.get(section, {}) for tree in (before, now))
-            old, new = (old.get(key), new.get(key)) if key else (old, new)
+            old, new = (tree.get(section, {}).get(key) if key else tree.get(section) for tree in (before, now))
             if old != new:
                 raise ConfigError(
                     f"{path}: this run was begun with --{name} {_show(old)}, now it is {_show(new)}; "

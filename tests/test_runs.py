@@ -265,3 +265,22 @@ def test_what_is_begun_is_not_gone_on_with_under_other_settings(tmp_path: Path) 
             pass
     with Run(changed.run, changed, continuation=continuation):
         pass
+
+
+def test_a_run_that_an_earlier_version_began_goes_on_where_its_settings_are_the_defaults_of_today(tmp_path: Path) -> None:
+    continuation = Continuation("samples/metadata.jsonl", ("rate",))
+    settings = settings_in(tmp_path)
+    with Run(settings.run, settings, continuation=continuation) as run:
+        run.write_text("samples/metadata.jsonl", "{}\n")
+    record = tmp_path / "a" / "config.yaml"
+    lines = record.read_text().splitlines(keepends=True)
+    record.write_text("".join(line for line in lines if not line.startswith("rate")))  # as if there had been no such setting
+    assert len(record.read_text()) < sum(map(len, lines))
+    changed = replace(settings, rate=2.0)
+    with (
+        pytest.raises(ConfigError, match=r"begun with --rate 1\.0, now it is 2\.0"),
+        Run(changed.run, changed, continuation=continuation),
+    ):
+        pass
+    with Run(settings.run, settings, continuation=continuation):
+        pass
