@@ -53,7 +53,7 @@ def sets(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
             noise = Seeds(1).numpy(name, index).normal(0, spread, pixels.shape)
             file_name = f"images/{index:06d}.png"
             Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)).save(roots[name] / file_name)
-            lines.append({"file_name": file_name, "text": pair.captions[0], "index": index, "seed": index, "key": pair.key,
+            lines.append({"file_name": file_name, "text": pair.captions[0], "index": index, "seed": index * candidates, "key": pair.key,
                           "class": pair.class_name, "model": model, "candidate_scores": [0.5] * candidates})  # fmt: skip
         (roots[name] / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return roots

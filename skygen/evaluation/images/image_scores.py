@@ -48,7 +48,7 @@ class ImageScores:
         seeds: the run's seeds.
         resamples: halves that distances between sets are computed of, for their intervals.
 
-    ``models`` are those whose pictures are of the first set's prompts and seeds: single pictures of these can be compared.
+    ``models`` are those whose pictures are of the first set's prompts, one by one: single pictures of these can be compared.
     ``judged`` is what a judge saw in each picture, by model; ``seconds`` what each metric cost beside the features.
     """
 
@@ -236,7 +236,7 @@ class ImageScores:
         return {"model": pictures.model, "subset": self._subset, "extractor": extractor, "seeds": self._seeds}
 
     def _note(self, pictures: PictureSet, metric: str, values: Float[np.ndarray, " count"], extractor: str) -> None:
-        """Keep single values of sets that are of the same prompts and seeds."""
+        """Keep single values of sets that are of the same prompts."""
         if pictures.model in self.models:
             rows = np.flatnonzero(np.isfinite(values))
             self.items.add(pictures.model, metric, rows.tolist(), values[rows].astype(np.float64), extractor)

@@ -74,9 +74,12 @@ class PictureSet:
         return [str(record.get("file_name", record.get("key", ""))) for record in self.records]
 
     def identify(self) -> EvaluatedSplit:
-        """Say which prompts and seeds these are: two sets are compared picture by picture where they agree in both."""
-        wanted = [(text, str(record.get("seed", ""))) for text, record in zip(self.texts, self.records, strict=True)]
-        return EvaluatedSplit("prompts", len(self.paths), fingerprint_references(self.names(), wanted), None)
+        """Say which prompts these are, in their order: two sets are compared picture by picture where they agree.
+
+        Seeds do not count: the best of several candidates has that of whichever was chosen.
+        """
+        fingerprint = fingerprint_references(self.names(), [(text,) for text in self.texts])
+        return EvaluatedSplit("prompts", len(self.paths), fingerprint, None)
 
 
 def name_models(origins: Sequence[tuple[Path, Sequence[Mapping[str, Any]]]]) -> list[str]:
