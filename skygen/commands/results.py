@@ -17,22 +17,29 @@ def report(
     /,
     output: Path | None = None,
     title: str = "skygen report",
+    markdown: bool = False,
+    model_card: bool = False,
 ) -> Answer:
     """Write one page of scores, examples, curves and provenance from run folders, and their scores as metrics.json.
 
     Args:
-        runs: folders of runs, `runs/<name>`.
+        runs: folders of runs, `runs/<name>`, of human ratings, or of audits.
         output: the HTML file; by default report.html in the folder that holds the runs.
         title: of the page.
+        markdown: write the tables as Markdown too, for the appendix of a paper: report.md beside report.html.
+        model_card: write the scores of the tuned model as a card for Hugging Face's hub too: report-card.md beside report.html.
     """
-    from skygen.evaluation.reports.report import common_parent, merge_metrics, write_report
-    from skygen.evaluation.scores import format_table, from_metrics
+    from skygen.evaluation.reports.report import common_parent, list_scores, write_report
+    from skygen.evaluation.scores import format_table
 
-    metrics = merge_metrics(runs)
+    tables = []
+    for protocol, scores in (by_protocol := list_scores(runs)).items():
+        heading = [f"protocol {protocol or 'not told'}"] if len(by_protocol) > 1 else []
+        tables.append("\n".join([*heading, format_table(scores), *([""] if heading else [])]))
     page = output or common_parent(runs) / "report.html"
-    write_report(runs, page, title)
-    table = [format_table(from_metrics(metrics))] if metrics["scores"] else []
-    return Answer("\n".join([*table, str(page)]))
+    with showing("comparisons") as progress:
+        written = write_report(runs, page, title, markdown=markdown, model_card=model_card, progress=progress)
+    return Answer("\n".join([*tables, *map(str, written)]))
 
 
 def compare(
@@ -45,8 +52,9 @@ def compare(
 ) -> Answer:
     """Test two evaluations of captions against each other on the same images: difference, 95 % interval, p-value.
 
-    The runs are of recipes/evaluate_captions.py, on the same split. The interval is a paired bootstrap over the images, the
-    p-value two-sided, by flipping signs; corpus BLEU has the interval alone. Every metric is tested by itself.
+    The runs are of recipes/evaluate_captions.py or evaluate_images.py, on the same split by one protocol. The interval is a
+    paired bootstrap over the images, the p-value two-sided, by flipping signs; corpus BLEU has the interval alone. Every metric
+    is tested by itself.
 
     Args:
         first: folder of a run.

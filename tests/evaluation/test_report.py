@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
-from collections.abc import Iterable, Mapping
-from html.parser import HTMLParser
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fabricated_runs import ATTACK, Page, make_run, write_lines
 from PIL import Image
 
 from skygen.errors import ConfigError, DataError
@@ -20,52 +21,15 @@ from skygen.evaluation.pages.page import write_page
 from skygen.evaluation.reports.figures import draw_curve, encode_thumbnail, smooth_curve, thin_out
 from skygen.evaluation.reports.report import build_page, merge_metrics, open_runs, write_report
 from skygen.evaluation.reports.sections import find_threshold, show_screening
-from skygen.evaluation.reports.tables import tabulate
+from skygen.evaluation.reports.tables import tabulate, write_number
 from skygen.evaluation.scores import Score, to_metrics
 
-ATTACK = '<script>alert(1)</script> & "two" courts\' edge'
 SCORES = [
     Score("cider_d", 1.2345678901, 20, (1.01, 1.43), "tuned", "test"),
     Score("cider_d", 0.5, 20, (0.4, 0.6), "base", "test"),
     Score("cider_d", 0.125, 20, None, "constant", "test"),
     Score("kid", 0.0123, 40, (0.01, 0.015), "tuned", "test", "skyclip:miniature"),
 ]
-
-
-class Page(HTMLParser):
-    """What a browser would see: the tags with their attributes, and the text between them."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def values(self, tag: str, attribute: str) -> list[str]:
-        return [attributes[attribute] or "" for name, attributes in self.tags if name == tag and attribute in attributes]
-
-
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def make_run(folder: Path, data: Path) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(f"run:\n  name: {folder.name}\n  root: runs\npairs:\n  root: {data}\n# {ATTACK}\n")
-    environment = {"command": ["recipes/score_pairs.py", "--keep", "0.5"], "commit": "c0ffee", "versions": {"torch": "9.9.9"}}
-    (folder / "environment.json").write_text(json.dumps(environment))
-    (folder / "run_status.json").write_text(json.dumps({"state": "finished", "step": 3, "reason": ""}))
-    return folder
 
 
 def log_line(step: int, loss: float = 1.0) -> dict[str, Any]:
@@ -147,6 +111,20 @@ def test_every_section_is_there(runs: list[Path], tmp_path: Path) -> None:
     ):  # fmt: skip
         assert words in page.text, words
     assert "Left out of this page" not in page.text
+
+
+def test_the_command_of_a_run_can_be_copied_as_it_stands(data: Path, tmp_path: Path) -> None:
+    words = ["recipes/evaluate_captions.py", "--pairs.where", f"{ATTACK}  two\nlines", "--model.adapter", "runs/my own/adapter"]
+    first, second = (
+        make_run(tmp_path / "runs" / "one", data, words),
+        make_run(tmp_path / "runs" / "two", data, ["skygen", "audit"]),
+    )
+    environment = json.loads((first / "environment.json").read_text()) | {"processes": 2}
+    (first / "environment.json").write_text(json.dumps(environment))
+    text, _ = read_page([first, second], tmp_path / "report.html")
+    blocks = re.findall(r'<div class="command">.*?<pre>(.*?)</pre>', text, re.DOTALL)
+    commands = [shlex.split(html.unescape(re.sub("</?span>", "", block))) for block in blocks]
+    assert commands == [["accelerate", "launch", "--num_processes", "2", *words], ["skygen", "audit"]]
 
 
 def test_a_section_without_files_is_absent(data: Path, tmp_path: Path) -> None:
@@ -262,6 +240,20 @@ def test_a_runs_own_metrics_are_never_replaced(runs: list[Path]) -> None:
     assert (captions / "metrics.json").read_bytes() == before
 
 
+def test_pictures_of_any_model_are_read_in_both_forms(runs: list[Path], tmp_path: Path) -> None:
+    path = runs[3] / "pictures.jsonl"
+    new = {"key": "0.png", "prompt": "a bay", "seed": 3, "images": {"real": None, "tuned, best of 4": "drawn.png"},
+           "skyclip_score": {"tuned, best of 4": 0.5}, "judged": {"tuned, best of 4": "sea lake"}}  # fmt: skip
+    old = {"prompt": "a farm", "seed": 4, "tuned": "drawn.png", "my model": "drawn.png", "skyclip_score": {"my model": 0.25}}
+    write_lines(path, [new, old, {**new, "images": {"real": None}}, {**new, "images": ["drawn.png"]}, {**old, "tuned": 3}])
+    _, page = read_page(runs[3:], tmp_path / "report.html")
+    for words in ("2 of 2 prompts", "a bay", "tuned, best of 4 SkyCLIP 0.500", "judged: sea lake", "my model SkyCLIP 0.250"):
+        assert words in page.text, words
+    assert "pictures.jsonl: 3 lines could not be read and were left out, the first is line 3." in page.text
+    alternatives = [text for text in page.values("img", "alt") if "a bay" in text or "a farm" in text]
+    assert alternatives == ["tuned, best of 4 image for: a bay", "tuned image for: a farm", "my model image for: a farm"]
+
+
 def test_scores_stand_on_one_scale_with_the_tuned_model_first() -> None:
     (table,) = tabulate([("run", score) for score in (SCORES[2], SCORES[1], SCORES[0])])
     assert [line.score.model for line in table.lines] == ["tuned", "base", "constant"]
@@ -278,6 +270,32 @@ def test_one_score_alone_and_scores_that_are_no_number_can_be_shown() -> None:
     assert alone.lines[0].position == 50.0
     (table,) = tabulate([("run", Score("fid", float("nan"), 3, None, "tuned"))])
     assert (table.lines[0].position, table.lines[0].value) == (None, "nan")
+
+
+def test_numbers_are_set_with_a_minus_and_zero_has_no_sign() -> None:
+    (table,) = tabulate(
+        [("run", Score("bradley_terry", -0.45, 9, (-0.6, 0.0), "a")), ("run", Score("bradley_terry", 0.5, 9, None, "b"))]
+    )
+    assert [(line.value, line.interval) for line in table.lines] == [
+        ("\N{MINUS SIGN}0.450", "\N{MINUS SIGN}0.600 to 0.000"),
+        ("0.500", ""),
+    ]
+    assert [write_number(value, 2, "+") for value in (-0.001, 0.001, 1.5, -1.5)] == [
+        "0.00",
+        "0.00",
+        "+1.50",
+        "\N{MINUS SIGN}1.50",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "direction"),
+    [("fid", "lower is better"), ("skyclip_score", "higher is better"), ("skyclip_score_turned_change", "lower is better"),
+     ("human_preference", "higher is better"), ("krippendorff_alpha", ""), ("vendi_score", "")],
+)  # fmt: skip
+def test_which_way_a_metric_is_better(name: str, direction: str) -> None:
+    (table,) = tabulate([("run", Score(name, 0.5, 3, None, "tuned"))])
+    assert table.direction == direction
 
 
 def test_a_threshold_is_only_named_where_it_parts_the_pairs() -> None:

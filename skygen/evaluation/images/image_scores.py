@@ -72,7 +72,7 @@ class ImageScores:
         for one in generated:
             if one.model not in self.models:
                 _LOG.warning(
-                    f"{one.model}: other prompts or seeds than {generated[0].model}, so nothing is compared one by one"
+                    f"{one.model}: other prompts than {generated[0].model}, so nothing is compared one by one"
                 )
 
     def add_distances(self, extractor: str, features: Features, *, is_clip: bool) -> None:

@@ -30,9 +30,13 @@ LARGEST_DRAWN = 1e30
 
 # Colours that no drawing needs, each replaced by one of the page's own, so that one figure serves light and dark.
 _SOFT, _FAINT, _MAIN, _SECOND, _MARK = "#010203", "#010204", "#010205", "#010206", "#010207"
+_SERIES = ("#010208", "#010209", "#01020a", "#01020b")
 _PAGE_COLOURS = {
     _SOFT: "var(--soft)", _FAINT: "var(--faint)", _MAIN: "var(--accent)", _SECOND: "var(--muted)", _MARK: "var(--ink)",
+    **{colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, start=1)},
 }  # fmt: skip
+SERIES_DASHES = ("", "5 2", "1.5 1.5", "6 2 1.5 2")
+"""Of each series, so that nobody needs to tell them by colour."""
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -149,6 +153,35 @@ def draw_distributions(
         axes.set_ylabel("share of pictures")
 
     return _to_svg(draw, f"{words}: cumulative distributions of synthetic pictures and of real ones")
+
+
+def draw_densities(values: Sequence[Float[np.ndarray, " _count"]], models: Sequence[str], words: str) -> Markup:
+    """Draw how the scores of single items are spread, as one outline a model over the same bins.
+
+    Args:
+        values: the items' scores, model by model; those of a model may be empty.
+        models: their names, at most four; colour and dashes follow their order.
+        words: what is measured, for the x axis.
+    """
+    everything = np.concatenate([own[np.abs(own) < LARGEST_DRAWN] for own in values])
+    bins = min(HISTOGRAM_BINS, max(5, int(np.sqrt(max(map(len, values))))))
+    edges = np.histogram_bin_edges(everything, bins=bins)
+
+    def draw(axes: Axes) -> None:
+        for own, colour, dashes in zip(values, _SERIES, SERIES_DASHES, strict=False):
+            if not len(own):
+                continue
+            shares = np.histogram(own, bins=edges)[0] / len(own)
+            style = (0, tuple(map(float, dashes.split()))) if dashes else "-"
+            axes.stairs(100 * shares, edges, baseline=0, color=colour, linewidth=1.5, linestyle=style)
+            axes.plot([own.mean()] * 2, [0, 0.05], transform=axes.get_xaxis_transform(), color=colour, linewidth=2.5)
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.02)
+        axes.set_xlabel(words)
+        axes.set_ylabel("share of items, %")
+
+    means = ", ".join(f"{model} {own.mean():.4g}" for model, own in zip(models, values, strict=True) if len(own))
+    return _to_svg(draw, f"{words}: distributions of single items by model; means: {means}")
 
 
 def thin_out(

@@ -25,6 +25,8 @@ PREVIEW_SCORES = {
     "distinct": "distinct captions among the previews",
 }
 """What a training notes of the captions of its preview images, and what the page calls it."""
+_NO_MODELS = frozenset({"key", "prompt", "seed", "skyclip_score", "judged"})
+"""What a line of ``pictures.jsonl`` of an older run has beside the paths of the pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,21 @@ class CaptionedImage:
 
 @dataclass(frozen=True, slots=True)
 class PictureRow:
-    """A line of ``pictures.jsonl``: the pictures of one prompt and seed by model, and their SkyCLIP scores."""
+    """A line of ``pictures.jsonl``: the pictures of one prompt and seed.
+
+    Args:
+        prompt: that they were drawn from.
+        seed: that they were drawn with.
+        images: path of each model's picture, and of the ``real`` image.
+        scores: SkyCLIP score of each model's picture.
+        judged: class that a classifier sees in each model's picture.
+    """
 
     prompt: str
     seed: int
     images: dict[str, str]
     scores: dict[str, float]
+    judged: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +117,14 @@ def parse_captions(row: dict[str, Any]) -> CaptionedImage:
 
 
 def parse_pictures(row: dict[str, Any]) -> PictureRow:
-    """Read a line of ``pictures.jsonl``."""
-    images = {model: _text(row[model]) for model in ("real", "base", "tuned") if row.get(model) is not None}
+    """Read a line of ``pictures.jsonl``; in those of older runs each model's path stands beside the prompt."""
+    paths = row["images"] if "images" in row else {name: row[name] for name in row if name not in _NO_MODELS}
+    images = {str(model): _text(path) for model, path in paths.items() if path is not None}
     if not images:
         raise ValueError("no picture is named")
-    scores = {model: float(score) for model, score in (row.get("skyclip_score") or {}).items() if score is not None}
-    return PictureRow(_text(row["prompt"]), int(row["seed"]), images, scores)
+    scores = {str(model): float(score) for model, score in (row.get("skyclip_score") or {}).items() if score is not None}
+    judged = {str(model): _text(name) for model, name in (row.get("judged") or {}).items() if name is not None}
+    return PictureRow(_text(row["prompt"]), int(row["seed"]), images, scores, judged)
 
 
 def parse_screened(row: dict[str, Any]) -> ScreenedPicture:
@@ -188,7 +201,7 @@ class RunRecord:
         try:
             scores = from_metrics(metrics)
             for score in scores:
-                _check_numbers(score)
+                check_numbers(score)
         except DAMAGE:
             self.notes.append("metrics.json is not laid out as skygen writes it and was left out.")
             return "", []
@@ -265,12 +278,17 @@ def _text(value: Any) -> str:
     return value
 
 
-def _check_numbers(score: Score) -> None:
-    """Raise TypeError or ValueError unless what should be a number is one, and what should be text is text."""
+def check_numbers(score: Score) -> None:
+    """Make sure that what should be a number is one, and that what should be text is text.
+
+    Raises:
+        TypeError: something is not.
+        OverflowError: an integer is too large for a number.
+    """
     for number in (score.value, *(score.interval or ())):
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise TypeError(f"{number!r} is not a number")
-        float(number)  # an integer can be too large for one
+        float(number)
     if isinstance(score.count, bool) or not isinstance(score.count, int):
         raise TypeError(f"{score.count!r} is not a count")
     for text in (score.name, score.model, score.subset, score.extractor):

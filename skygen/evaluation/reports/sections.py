@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,22 +12,20 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 from markupsafe import Markup
 
-from skygen.errors import ImageError
-from skygen.evaluation.reports.figures import draw_curve, draw_distributions, draw_similarities, encode_thumbnail
+from skygen.evaluation.reports.figures import draw_curve, draw_distributions, draw_similarities
 from skygen.evaluation.reports.records import (
     DAMAGE,
     PREVIEW_SCORES,
     CaptionedImage,
     LoggedStep,
-    PictureRow,
     RunRecord,
     ScoredPair,
     parse_captions,
-    parse_pictures,
     parse_previews,
     parse_screened,
     parse_step,
 )
+from skygen.evaluation.reports.thumbnails import Thumbnail, show_images, space_out
 
 SCORES = "scores.parquet"
 PREVIEWS = "previews/scores.jsonl"
@@ -41,19 +36,6 @@ NEARNESS = {
 """What ``copies_control.json`` has curves of, and what the page calls it."""
 PAIRS_SHOWN = 6
 """Of the best pairs, and of the worst."""
-ROWS_SHOWN = 12
-"""Captioned images, and prompts with their pictures."""
-
-Row = TypeVar("Row")
-ImageRow = TypeVar("ImageRow", ScoredPair, CaptionedImage)
-
-
-@dataclass(frozen=True, slots=True)
-class Thumbnail:
-    """An image as the page shows it: a data URI, empty where the image cannot be shown, and the page then says so."""
-
-    uri: str
-    small: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +71,6 @@ class CaptionsSection:
 
 
 @dataclass(frozen=True, slots=True)
-class PicturesSection:
-    """What models draw from the same prompts and seeds, beside a real image."""
-
-    run: str
-    count: int
-    models: tuple[str, ...]
-    rows: tuple[tuple[PictureRow, dict[str, Thumbnail]], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class ScreeningSection:
     """What became of a synthetic set, and how near it comes to the training images beside real ones."""
 
@@ -109,18 +81,6 @@ class ScreeningSection:
     real: int
     in_training: int
     curves: tuple[Markup, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """How a run was made."""
-
-    run: str
-    recipe: str
-    state: str
-    facts: tuple[tuple[str, str], ...]
-    versions: tuple[tuple[str, str], ...]
-    config: str
 
 
 def show_pairs(record: RunRecord) -> PairsSection | None:
@@ -134,7 +94,7 @@ def show_pairs(record: RunRecord) -> PairsSection | None:
     count = min(PAIRS_SHOWN, len(order))
     picked = table.take(np.concatenate([order[:count], order[::-1][:count]]))
     best_and_worst = [ScoredPair(**row) for row in picked.to_pylist()]
-    shown = _show_images(record, SCORES, best_and_worst)
+    shown = show_images(record, SCORES, best_and_worst)
     return PairsSection(
         run=record.name,
         count=len(values),
@@ -216,23 +176,9 @@ def show_captions(record: RunRecord) -> CaptionsSection | None:
         run=record.name,
         count=len(rows),
         models=tuple(models),
-        rows=_show_images(record, "captions.jsonl", _space_out(rows)),
+        rows=show_images(record, "captions.jsonl", space_out(rows)),
         constant=constants.pop() if len(constants) == 1 else "",
     )
-
-
-def show_pictures(record: RunRecord) -> PicturesSection | None:
-    """Lay out evenly spaced rows of ``pictures.jsonl``, never picked by hand; None where the run has none."""
-    rows = list(record.read_rows("pictures.jsonl", parse_pictures))
-    if not rows:
-        return None
-    missing: list[str] = []
-    shown = tuple(
-        (row, {model: _show(record, path, missing) for model, path in row.images.items()}) for row in _space_out(rows)
-    )
-    _note_missing(record, "pictures.jsonl", missing)
-    models = tuple(model for model in ("real", "base", "tuned") if any(model in row.images for row in rows))
-    return PicturesSection(record.name, len(rows), models, shown)
 
 
 def show_screening(record: RunRecord) -> ScreeningSection | None:
@@ -255,56 +201,3 @@ def show_screening(record: RunRecord) -> ScreeningSection | None:
     return ScreeningSection(
         record.name, tuple(verdicts.most_common()), tuple(by.most_common()), told, real, known, tuple(curves)
     )
-
-
-def show_provenance(record: RunRecord) -> Provenance:
-    """Tell how a run was made, from ``environment.json``, ``run_status.json``, ``log.jsonl`` and ``config.yaml``."""
-    environment, status = record.environment, record.status
-    command = environment.get("command")
-    words = [str(word) for word in command] if isinstance(command, list) else []
-    facts = {"command": shlex.join(words)}
-    facts |= {name: str(environment.get(name, "")) for name in ("commit", "device", "processes", "python", "platform")}
-    seconds = status.get("seconds") or environment.get("seconds")
-    spent = seconds if isinstance(seconds, int | float) else sum(s.seconds for s in record.read_rows("log.jsonl", parse_step))
-    facts["seconds"] = f"{spent:,.1f}{'' if seconds else ' in updates'}" if spent else ""
-    facts["reason"] = str(status.get("reason", ""))
-    versions = environment.get("versions")
-    return Provenance(
-        run=record.name,
-        recipe=Path(words[0]).stem if words else "",
-        state=str(status.get("state", "")),
-        facts=tuple((name, text) for name, text in facts.items() if text),
-        versions=tuple((str(k), str(v)) for k, v in versions.items()) if isinstance(versions, dict) else (),
-        config=record.read_text("config.yaml") or "",
-    )
-
-
-def _space_out(rows: Sequence[Row]) -> list[Row]:
-    """Take evenly spaced rows, ``ROWS_SHOWN`` at most."""
-    count = min(ROWS_SHOWN, len(rows))
-    return [rows[index * len(rows) // count] for index in range(count)]
-
-
-def _show_images(record: RunRecord, file: str, rows: Sequence[ImageRow]) -> tuple[tuple[Thumbnail, ImageRow], ...]:
-    missing: list[str] = []
-    shown = tuple((_show(record, row.image, missing), row) for row in rows)
-    _note_missing(record, file, missing)
-    return shown
-
-
-def _show(record: RunRecord, path: str, missing: list[str]) -> Thumbnail:
-    """Make a thumbnail; one that cannot be made is added to ``missing``."""
-    try:
-        found = record.find_image(path)
-        if found is not None:
-            return Thumbnail(*encode_thumbnail(found))
-    except (ImageError, OSError, ValueError):  # ValueError: a null byte in the path
-        pass
-    missing.append(path)
-    return Thumbnail("")
-
-
-def _note_missing(record: RunRecord, file: str, missing: Sequence[str]) -> None:
-    if missing:
-        images = "1 image is" if len(missing) == 1 else f"{len(missing)} images are"
-        record.notes.append(f"{file}: {images} missing or damaged, such as {missing[0]!r}.")
