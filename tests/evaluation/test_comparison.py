@@ -172,3 +172,35 @@ def test_the_corpus_bleu_of_a_row_is_that_of_the_captions() -> None:
     measured = measure_trial(lay_out_trials(GOOD, REFERENCES)[0])
     expected = score_captions(GOOD["tuned"], REFERENCES)["bleu_2"].corpus
     assert corpus_bleu(measured.bleu, 2) == pytest.approx(expected)
+
+
+def write_pictures(folder: Path, scores: dict[str, list[float]], metric: str = "skyclip_score", **more: Any) -> Path:
+    """Leave what the recipe for pictures leaves: values of each model, NaN where a picture has none."""
+    items = ItemScores([f"images/{row:06d}.png" for row in range(10)])
+    for model, values in scores.items():
+        rows = [row for row, value in enumerate(values) if value == value]
+        items.add(model, metric, rows, np.array([values[row] for row in rows]))
+    for model, values in more.pop("rare", {}).items():
+        items.add(model, "judge_accuracy", range(len(values)), np.array(values))
+    folder.mkdir()
+    split = identify_split("prompts", items.keys, [["a lake"]] * 10).to_json()
+    (folder / "metrics.json").write_text(json.dumps({"protocol": "skygen-1", "scores": [], "split": split} | more))
+    (folder / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in items.lines()))
+    (folder / "pictures.jsonl").touch()
+    return folder
+
+
+def test_pictures_are_compared_without_captions_and_a_metric_of_few_costs_no_other(tmp_path: Path) -> None:
+    values = {"tuned": [0.5 + row / 100 for row in range(10)], "base": [0.4 + row / 200 for row in range(10)]}
+    run = write_pictures(tmp_path / "a", values, rare={"tuned": [1.0], "base": [0.0]})
+    _, differences = compare_runs((run, run), ("tuned", "base"), seeds=SEEDS)
+    assert [one.metric for one in differences] == ["skyclip_score"]  # one picture alone has the other
+    assert differences[0].difference == pytest.approx(0.1 + 0.045 / 2)
+    assert differences[0].count == 10
+
+
+def test_runs_of_two_protocols_are_not_compared(tmp_path: Path) -> None:
+    values = {"tuned": [0.5] * 10}
+    runs = write_pictures(tmp_path / "a", values), write_pictures(tmp_path / "b", values, protocol="rsdiff-1093")
+    with pytest.raises(ConfigError, match=r"a \(skygen-1\) and .*b \(rsdiff-1093\) were scored by two protocols"):
+        compare_runs(runs, ("tuned", "tuned"), seeds=SEEDS)
