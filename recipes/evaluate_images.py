@@ -125,15 +125,8 @@ def main(config: Config) -> None:
         rank, processes = accelerator.process_index, accelerator.num_processes
         shared = SharedFeatures(run.path("features", "x").parent, rank, processes, run.progress)
         sets = read_sets(config, protocol, shared, run)
-        subset = config.pairs.split or "all"
-        scores = ImageScores(
-            protocol,
-            sets.generated,
-            sets.real,
-            subset=subset,
-            seeds=Seeds(config.run.seed),
-            resamples=config.intervals.resamples,
-        )
+        subset, seeds, resamples = config.pairs.split or "all", Seeds(config.run.seed), config.intervals.resamples
+        scores = ImageScores(protocol, sets.generated, sets.real, subset=subset, seeds=seeds, resamples=resamples)
         extractors, findings = measure(config, protocol, sets, shared, scores, accelerator, run)
         if accelerator.is_main_process:
             write(config, protocol, sets, scores, extractors, findings, shared, run)
@@ -288,6 +281,8 @@ def write(
     for fault in protocol.faults:
         logger.warning(f"{protocol.name}: {fault}")
     logger.info(format_table(scores.scores))
+    costly = sorted(scores.seconds.items(), key=lambda each: -each[1])
+    logger.info("seconds, beside those of the features: " + "; ".join(f"{name} {spent:.1f}" for name, spent in costly))
 
 
 def side_by_side(sets: Compared, real: Mapping[str, Pair], scores: ImageScores) -> Iterator[dict[str, Any]]:
