@@ -53,8 +53,9 @@ def sets(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
             noise = Seeds(1).numpy(name, index).normal(0, spread, pixels.shape)
             file_name = f"images/{index:06d}.png"
             Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)).save(roots[name] / file_name)
-            lines.append({"file_name": file_name, "text": pair.captions[0], "index": index, "seed": index * candidates, "key": pair.key,
-                          "class": pair.class_name, "model": model, "candidate_scores": [0.5] * candidates})  # fmt: skip
+            lines.append({"file_name": file_name, "text": pair.captions[0], "index": index, "seed": index * candidates,
+                          "key": pair.key, "class": pair.class_name, "model": model,
+                          "candidate_scores": [0.5] * candidates})  # fmt: skip
         (roots[name] / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return roots
 
@@ -62,7 +63,8 @@ def sets(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 def words(data: Path, sets: dict[str, Path], name: str, root: Path, **more: str | Path) -> list[str]:
     flags = {"run.name": name, "run.root": root, "samples.root": sets["tuned"], "samples.base_root": sets["base"],
              "samples.also": sets["best"], "pairs.root": data, "pairs.csv": TRAIN_CSV, "pairs.split": "train",
-             "judge.name": "miniature", "intervals.resamples": "20"} | more  # fmt: skip
+             "training.root": data, "training.csv": TRAIN_CSV, "judge.name": "miniature",
+             "intervals.resamples": "20"} | more  # fmt: skip
     return [f"--{key}={value}" for key, value in flags.items()]
 
 
@@ -75,13 +77,33 @@ def read_metrics(folder: Path) -> Any:
     return json.loads((folder / "metrics.json").read_text())
 
 
+def read_records(root: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (root / "metadata.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def captions(sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a captioner would say that says back each prompt."""
+    path = tmp_path_factory.mktemp("captions") / "captions.jsonl"
+    lines = [{"file_name": str(sets["tuned"] / one["file_name"]), "text": one["text"]} for one in read_records(sets["tuned"])]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def scored(data: Path, sets: dict[str, Path], captions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process, and what it said."""
+    root = tmp_path_factory.mktemp("runs")
+    said = recipe(words(data, sets, "scored", root, **{"cycle.captions": captions}))
+    (root / "scored" / "said.txt").write_text(said)
+    return root / "scored"
+
+
 def test_models_are_scored_beside_each_other_alike_by_one_process_and_by_two(
-    data: Path, sets: dict[str, Path], tmp_path: Path
+    data: Path, sets: dict[str, Path], captions: Path, scored: Path, tmp_path: Path
 ) -> None:
-    training: dict[str, str | Path] = {"training.root": data, "training.csv": TRAIN_CSV}
-    said = recipe(words(data, sets, "one", tmp_path, **training))
-    recipe(words(data, sets, "two", tmp_path, **training), processes=2)
-    one, two = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
+    recipe(words(data, sets, "two", tmp_path, **{"cycle.captions": captions}), processes=2)
+    one, two = read_metrics(scored), read_metrics(tmp_path / "two")
     for metrics in (one, two):
         assert metrics.pop("seconds").keys() >= {"kid, skyclip:miniature", "turned, skyclip:miniature"}
     assert one == two
@@ -96,7 +118,10 @@ def test_models_are_scored_beside_each_other_alike_by_one_process_and_by_two(
         assert {(name, model) for model in ("tuned", "base", "tuned, best of 4")} <= values.keys(), name
     assert values["skyclip_score", "tuned, best of 4"] > values["skyclip_score", "tuned"] > values["skyclip_score", "base"]
     assert values["kid", "tuned, best of 4"] < values["kid", "tuned"] < values["kid", "base"]
-    leaked = {found["question"]: found["answer"] for found in one["leakage"]}
+
+
+def test_what_has_leaked_is_told(scored: Path) -> None:
+    leaked = {found["question"]: found["answer"] for found in read_metrics(scored)["leakage"]}
     assert leaked == {
         "Was skyclip:miniature trained on the evaluation data?": "yes",
         "Was skyclip:miniature trained on the generator's training data?": "yes",
@@ -105,48 +130,26 @@ def test_models_are_scored_beside_each_other_alike_by_one_process_and_by_two(
         "Are the real images among the training images?": "yes",
         "Was judge:miniature trained on the evaluation data?": "yes",
     }
-    assert "Are the real images among the training images? yes. 40 of 40" in said
-    classes = [each for each in one["strata"] if each["stratum"] == "class" and each["score"]["name"] == "skyclip_score"]
+    assert "Are the real images among the training images? yes. 40 of 40" in (scored / "said.txt").read_text()
+
+
+def test_scores_are_told_by_group(scored: Path) -> None:
+    strata = read_metrics(scored)["strata"]
+    classes = [each for each in strata if each["stratum"] == "class" and each["score"]["name"] == "skyclip_score"]
     assert len(classes) > 1 and all(each["score"]["count"] >= 2 for each in classes)
 
 
-def test_features_are_computed_once_and_an_image_that_is_replaced_is_looked_at_anew(
-    data: Path, sets: dict[str, Path], tmp_path: Path
-) -> None:
-    arguments = words(data, sets, "again", tmp_path)
-    recipe(arguments)
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "again" / "features").rglob("*.npy")}
-    before = read_metrics(tmp_path / "again")
-    assert len(kept) == 3 * 4  # readable, features and judgements of three drawn sets and the real one
-    recipe(arguments)
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert len(list((tmp_path / "again" / "features").rglob("*.npy"))) == len(kept)
-    victim = sets["base"] / "images" / "000000.png"
-    original = victim.read_bytes()
-    try:
-        Image.new("RGB", (64, 64)).save(victim)
-        recipe(arguments)
-    finally:
-        victim.write_bytes(original)
-    after = read_metrics(tmp_path / "again")
-    own = [{score["model"]: score["value"] for score in metrics["scores"] if score["name"] == "skyclip_score"}
-           for metrics in (before, after)]  # fmt: skip
-    assert own[0]["base"] != own[1]["base"] and own[0]["tuned"] == own[1]["tuned"]
-
-
-def test_single_pictures_are_kept_and_compared_between_models(data: Path, sets: dict[str, Path], tmp_path: Path) -> None:
-    recipe(words(data, sets, "scored", tmp_path))
-    items = ItemScores.read(tmp_path / "scored" / "items.jsonl")
+def test_single_pictures_are_kept_and_compared_between_models(sets: dict[str, Path], scored: Path) -> None:
+    items = ItemScores.read(scored / "items.jsonl")
     metric = "skyclip_score@skyclip:miniature"
-    texts = [json.loads(line)["text"] for line in (sets["tuned"] / "metadata.jsonl").read_text().splitlines()]
+    texts = [record["text"] for record in read_records(sets["tuned"])]
     expected = Scorer.load("miniature").similarity([sets["tuned"] / key for key in items.keys], texts)
     np.testing.assert_allclose(items.values("tuned", metric), expected, atol=1e-5)
-    run_folder = tmp_path / "scored"
-    split, differences = compare_runs((run_folder, run_folder), ("tuned", "base"), seeds=Seeds(0))
+    split, differences = compare_runs((scored, scored), ("tuned", "base"), seeds=Seeds(0))
     assert split["images"] == 24
     found = {each.metric: each for each in differences}
     assert found[metric].interval[0] > 0 and found[metric].p_value is not None and found[metric].p_value < 0.01
-    rows = [json.loads(line) for line in (run_folder / "pictures.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (scored / "pictures.jsonl").read_text().splitlines()]
     assert len(rows) == 24
     assert all(list(row["images"]) == ["real", "tuned", "base", "tuned, best of 4"] for row in rows)
     assert len({open_image(Path(path)).size for path in rows[5]["images"].values()}) == 1
@@ -154,14 +157,30 @@ def test_single_pictures_are_kept_and_compared_between_models(data: Path, sets: 
     assert set(rows[0]["judged"]) == {"tuned", "base", "tuned, best of 4"}
 
 
-def test_captions_of_the_pictures_are_scored_against_their_prompts(data: Path, sets: dict[str, Path], tmp_path: Path) -> None:
-    records = [json.loads(line) for line in (sets["tuned"] / "metadata.jsonl").read_text().splitlines()]
-    captions = [{"file_name": str(sets["tuned"] / record["file_name"]), "text": record["text"]} for record in records]
-    path = tmp_path / "captions.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in captions))
-    recipe(words(data, sets, "cycled", tmp_path, **{"cycle.captions": path}))
-    (score,) = [score for score in read_metrics(tmp_path / "cycled")["scores"] if score["name"] == "cycle_score"]
+def test_captions_of_the_pictures_are_scored_against_their_prompts(scored: Path) -> None:
+    (score,) = [score for score in read_metrics(scored)["scores"] if score["name"] == "cycle_score"]
     assert (score["model"], score["count"]) == ("tuned", 24) and score["value"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_features_are_computed_once_and_an_image_that_is_replaced_is_looked_at_anew(
+    data: Path, sets: dict[str, Path], scored: Path
+) -> None:
+    arguments = words(data, sets, "scored", scored.parent)
+    kept = {path: path.stat().st_mtime_ns for path in (scored / "features").rglob("*.npy")}
+    before = read_metrics(scored)
+    assert len(kept) >= 3 * 4  # readable, features and judgements of three drawn sets and the real one
+    victim = sets["base"] / "images" / "000000.png"
+    original = victim.read_bytes()
+    try:
+        Image.new("RGB", (64, 64)).save(victim)
+        recipe(arguments)
+    finally:
+        victim.write_bytes(original)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list((scored / "features").rglob("*.npy"))) == len(kept) + 3  # of the set with the new image
+    own = [{score["model"]: score["value"] for score in metrics["scores"] if score["name"] == "skyclip_score"}
+           for metrics in (before, read_metrics(scored))]  # fmt: skip
+    assert own[0]["base"] != own[1]["base"] and own[0]["tuned"] == own[1]["tuned"]
 
 
 def test_a_protocol_refuses_other_images_and_an_unreadable_picture_is_noted(
