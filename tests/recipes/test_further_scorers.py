@@ -79,12 +79,13 @@ def test_pictures_are_scored_by_every_scorer_and_chosen_by_the_first(
         "evaluate_images", "--run.name", "images", "--run.root", tmp_path, "--samples.root", samples, *test_pairs, *judges
     )
     scores = read_scores(tmp_path / "images", "skyclip_score")
-    assert scores.keys() == {(model, judge) for model in ("base", "shuffled", "real") for judge in (first, further)}
-    assert scores["base", further] == pytest.approx(float(expected), abs=1e-5)
-    assert scores["base", first] == pytest.approx(mean, abs=1e-4)
+    chosen = "base, best of 2"
+    assert scores.keys() == {(model, judge) for model in (chosen, "shuffled", "real") for judge in (first, further)}
+    assert scores[chosen, further] == pytest.approx(float(expected), abs=1e-5)
+    assert scores[chosen, first] == pytest.approx(mean, abs=1e-4)
     assert {judge for _, judge in read_scores(tmp_path / "images", "kid")} == {first}
     for row, record in zip(read_lines(tmp_path / "images" / "pictures.jsonl"), records, strict=True):
-        assert row["skyclip_score"]["base"] == pytest.approx(record["skyclip_score"], abs=1e-4)
+        assert row["skyclip_score"][chosen] == pytest.approx(record["skyclip_score"], abs=1e-4)
 
 
 def test_captions_are_scored_by_every_scorer(

@@ -98,11 +98,13 @@ def test_images_are_drawn_captioned_and_scored(
     scores = read_json(tmp_path / "images" / "metrics.json")["scores"]
     found = {(score["name"], score["model"]) for score in scores}
     nearness = {("skyclip_score", "base"), ("skyclip_score", "shuffled"), ("skyclip_score", "real")}
-    assert found == {("kid", "base"), ("vendi_score", "base"), *nearness}  # of fewer real images than pictures no variety
+    assert found >= {("kid", "base"), ("cmmd", "base"), ("vendi_score", "base"), *nearness}
+    assert not {"fid", "precision"} & {name for name, _ in found}  # five images are too few for these
+    assert ("vendi_score", "real") not in found  # of fewer real images than pictures no variety
     pictures = read_lines(tmp_path / "images" / "pictures.jsonl")
     assert len(pictures) == 6
-    assert all(open_image(picture["base"]).size == (64, 64) for picture in pictures)
-    assert [picture["real"] is None for picture in pictures] == [True] + [False] * 5
+    assert all(open_image(picture["images"]["base"]).size == (64, 64) for picture in pictures)
+    assert [picture["images"]["real"] is None for picture in pictures] == [True] + [False] * 5
 
 
 @pytest.mark.slow
