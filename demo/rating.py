@@ -6,9 +6,6 @@ python demo/rating.py runs/scores-a runs/scores-b --folder runs/ratings --ballot
 
 from __future__ import annotations
 
-import os
-import signal
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +15,7 @@ import gradio as gr
 import tyro
 from tyro.conf import Positional, arg
 
-from demo import studio
+from demo import serving
 from demo.rating_room import RatingRoom, Sitting
 from skygen.errors import SkygenError
 from skygen.evaluation.ratings.ballots import ENDS, BallotSettings, Questionnaire, read_questionnaire
@@ -52,7 +49,7 @@ class Config:
     folder: Path = Path("runs/ratings")
     """Gets ratings.jsonl; `skygen rate` sums it up."""
     ballot: BallotSettings = field(default_factory=BallotSettings)
-    server: studio.ServerSettings = field(default_factory=studio.ServerSettings)
+    server: serving.ServerSettings = field(default_factory=serving.ServerSettings)
 
 
 class _Parts:
@@ -181,17 +178,14 @@ def build(rating_room: RatingRoom) -> gr.Blocks:
 
 def main(config: Config) -> None:
     """Open the page and serve it until it is interrupted or asked to end."""
-    from demo import app  # here, since the demo's page may have the rating as a tab
-
+    serving.check(config.server)
     questionnaire = read_questionnaire(config.runs, config.ballot)
     for note in (*questionnaire.notes, *_describe(questionnaire)):
         logger.info(note)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: the folder goes with the page
-    with tempfile.TemporaryDirectory(prefix="skygen-demo-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # the images that were sent go with the page
+    with serving.opening(config.server) as folder:
         page = build(RatingRoom(questionnaire, RatingStore(config.folder)))
-        logger.info(f"The page: http://{config.server.host}:{config.server.port} (Ctrl-C ends it)")
-        page.launch(**app.serving(studio.Config(server=config.server)))
+        logger.info(f"The page: {serving.address(config.server)} (Ctrl-C ends it)")
+        serving.serve(page, config.server, folder)
 
 
 def _describe(questionnaire: Questionnaire) -> list[str]:

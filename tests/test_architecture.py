@@ -26,6 +26,7 @@ LAYERS = (
     {"models"},
     {"training", "generation", "evaluation"},
     {"miniature"},
+    {"studio"},
     {"diagnosis"},
     {"commands"},
     {"cli", "skygen"},

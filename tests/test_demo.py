@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fabricated_runs import make_evaluation
 from PIL import Image
 
 from demo.studio import LONGEST_PROMPT, Config, Drawing, ServerSettings, Studio
@@ -77,7 +78,7 @@ def test_a_picture_says_that_it_is_synthetic_and_what_it_follows_from(studio: St
     record = json.loads(notes["skygen"])
     assert "trainedAlgorithmicMedia" in notes["XML:com.adobe.xmp"]
     assert (record["text"], record["seed"], record["synthetic"]) == (PROMPT, drawing.seed, True)
-    assert record["base"] == studio.config.diffusion.name
+    assert (record["model"], record["base"]) == ("base", "stable_diffusion")  # not the folder's path: pictures are given away
 
 
 def test_best_of_keeps_the_candidate_with_the_highest_score(studio: Studio) -> None:
@@ -114,13 +115,34 @@ def test_the_examples_can_be_drawn_and_described(studio: Studio) -> None:
     assert description == studio.describe(pictures[0])
 
 
+def test_words_for_errors_name_no_place_on_this_machine() -> None:
+    from demo.tabs.parts import hide_paths
+
+    assert hide_paths("/home/ann/runs/x/y.png: cannot be read; give runs/NAME.") == "y.png: cannot be read; give runs/NAME."
+    assert hide_paths("see ~/data/set and (/a/b/c)") == "see set and (c)"
+    assert hide_paths("choose 1/2 or a/b") == "choose 1/2 or a/b"
+
+
+def test_what_people_write_is_never_read_as_markup() -> None:
+    from demo.tabs.generate import escape
+    from demo.tabs.parts import show_cosines
+
+    shown = show_cosines([("<img src=x onerror=alert(1)>", 0.5), ("far", -0.2)])
+    assert "<img" not in shown
+    assert "&lt;img" in shown
+    assert re.findall(r"width: ([\d.]+)%", shown) == ["50.0", "0.0"]
+    assert escape("<b>*x*</b>") == r"\<b\>\*x\*\</b\>"
+
+
 @pytest.fixture(scope="module")
 def page(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Serve the page as ``make demo`` does, in a process of its own, and give its address."""
     config = studio.config
     models = [f"--diffusion.name={config.diffusion.name}", f"--captioner.name={config.captioner.name}"]
-    settings = [*models, f"--scorer.name={config.scorer.name}", f"--server.port={config.server.port}"]
     temporary = tmp_path_factory.mktemp("served")
+    run = make_evaluation(temporary / "runs" / "first", temporary)
+    shown = [f"--runs={run.parent}", "--rate", str(run), f"--ratings={temporary / 'ratings'}"]
+    settings = [*models, f"--scorer.name={config.scorer.name}", f"--server.port={config.server.port}", *shown]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(temporary)}
     server = subprocess.Popen([sys.executable, APP, *settings], stderr=subprocess.PIPE, text=True, env=environment)
     try:
@@ -144,6 +166,43 @@ def wait_for(address: str, seconds: float = 120.0) -> None:
         except urllib.error.URLError:
             assert time.monotonic() < end, f"{address} does not answer"
             time.sleep(0.3)
+
+
+@pytest.mark.slow
+def test_the_page_has_its_tabs_and_tells_programs_of_two_functions_alone(page: str) -> None:
+    with urllib.request.urlopen(page + "config") as answer:
+        parts = json.load(answer)["components"]
+    tabs = [part["props"]["label"] for part in parts if part["type"] == "tabitem"]
+    assert tabs == ["Generate", "Caption", "Score", "Search", "Compare", "Rate", "About"]
+    with urllib.request.urlopen(page + "gradio_api/info") as answer:
+        told = json.load(answer)["named_endpoints"]
+    assert sorted(told) == ["/describe", "/draw"]
+    names = [parameter["parameter_name"] for parameter in told["/draw"]["parameters"]]
+    assert names[:6] == ["text", "seed", "steps", "guidance", "count", "candidates"]
+    assert all(parameter["parameter_has_default"] for parameter in told["/draw"]["parameters"][1:])
+
+
+@pytest.mark.slow
+def test_an_audit_that_is_not_there_is_told_in_one_sentence(tmp_path: Path) -> None:
+    words = [sys.executable, str(APP), "--audit", str(tmp_path), "--runs", str(tmp_path)]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "holds no audit; give the folder that `skygen audit` has written." in ended.stderr
+
+
+@pytest.mark.slow
+def test_a_drawing_is_seen_while_it_is_made(page: str) -> None:
+    from gradio_client import Client
+
+    client = Client(page, verbose=False, download_files=False, analytics_enabled=False)
+    try:
+        came = list(client.submit(PROMPT, steps=60, guidance=2.0, count=1, candidates=2, api_name="/draw"))
+    finally:
+        client.close()
+    words = [picture["caption"] for pictures in came for picture in pictures]
+    assert words[0].startswith("drawing, ")
+    assert len(came) > 3
+    assert [picture["caption"].partition(" ")[0] for picture in came[-1]] == ["SkyCLIP"]
 
 
 @pytest.mark.slow

@@ -71,9 +71,7 @@ class ImageScores:
         self.models = [one.model for one in generated if one.identify() == generated[0].identify()]
         for one in generated:
             if one.model not in self.models:
-                _LOG.warning(
-                    f"{one.model}: other prompts than {generated[0].model}, so nothing is compared one by one"
-                )
+                _LOG.warning(f"{one.model}: other prompts than {generated[0].model}, so nothing is compared one by one")
 
     def add_distances(self, extractor: str, features: Features, *, is_clip: bool) -> None:
         """Measure how far each generated set is from the real one, and how varied it is.
