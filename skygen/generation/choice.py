@@ -20,7 +20,7 @@ from skygen.errors import DataError, ImageError
 from skygen.generation.memory import Parts
 from skygen.generation.picture_list import Picture
 from skygen.generation.prompts import Prompt
-from skygen.generation.settings import GenerationSettings, SelectionSettings
+from skygen.generation.settings import GenerationSettings, SelectionSettings, describe_settings
 from skygen.models.diffusion import Diffusion
 from skygen.models.diffusions.sampling import count_together
 from skygen.models.judge import Judge
@@ -229,11 +229,7 @@ class Candidates:
             "class": job.prompt.class_name,
             **({"skyclip_score": scored[best], "candidate": best, "candidate_scores": listed} if scores else {}),
             **({"candidate_judgements": [judgements.get(place) for place in range(len(jobs))]} if judged else {}),
-            "scheduler": asked.scheduler,
-            "num_inference_steps": asked.num_inference_steps,
-            "guidance_scale": asked.guidance_scale,
-            **({} if asked.guidance_rescale is None else {"guidance_rescale": asked.guidance_rescale}),
-            **({} if asked.lora_scale == 1.0 else {"lora_scale": asked.lora_scale}),
+            **describe_settings(asked),
             **(_describe_beginning(job.beginning, asked.strength) if job.beginning is not None else {}),
             "synthetic": True,
             **self._wanted.origin,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from skygen.errors import ConfigError
 from skygen.models.diffusions.sampling import SamplingSettings
@@ -56,3 +57,14 @@ CHANGE_NO_PICTURE = ("count", "batch_size")
 """What may differ when the same run goes on."""
 KEPT = tuple(f"generation.{each.name}" for each in fields(GenerationSettings) if each.name not in CHANGE_NO_PICTURE)
 """What must be the same when a run goes on, as flags are written."""
+
+
+def describe_settings(settings: SamplingSettings) -> dict[str, Any]:
+    """Describe how a picture is drawn, for its record; what is left as the model has it is left out."""
+    return {
+        "scheduler": settings.scheduler,
+        "num_inference_steps": settings.num_inference_steps,
+        "guidance_scale": settings.guidance_scale,
+        **({} if settings.guidance_rescale is None else {"guidance_rescale": settings.guidance_rescale}),
+        **({} if settings.lora_scale == 1.0 else {"lora_scale": settings.lora_scale}),
+    }

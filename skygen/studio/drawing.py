@@ -14,6 +14,7 @@ from PIL import Image
 from skygen.data.image_metadata import UNKNOWN
 from skygen.generation.choice import best_candidate
 from skygen.generation.provenance import save_synthetic
+from skygen.generation.settings import describe_settings
 from skygen.models.diffusion import Diffusion
 from skygen.models.diffusions.sampling import SamplingSettings
 from skygen.models.scorer import Scorer
@@ -147,11 +148,7 @@ def _record(
         "index": index,
         "seed": seed,
         **scored,
-        "scheduler": settings.scheduler,
-        "num_inference_steps": settings.num_inference_steps,
-        "guidance_scale": settings.guidance_scale,
-        **({} if settings.guidance_rescale is None else {"guidance_rescale": settings.guidance_rescale}),
-        **({} if settings.lora_scale == 1.0 else {"lora_scale": settings.lora_scale}),
+        **describe_settings(settings),
         **{name: side for name, side in sides.items() if side is not None},
         "synthetic": True,
         **origin,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torchmetrics.image.fid import NoTrainInceptionV3
+from untrained_inception import UntrainedInception
 
 from skygen.errors import DataError, UnavailableError
 from skygen.evaluation.images.features import inception_extractor, scorer_extractor
@@ -179,19 +179,6 @@ def test_scorer_features_are_embeddings_whose_kernel_is_that_of_the_cosine(tmp_p
     assert extractor.name == f"skyclip:{tmp_path}"
     assert features.dtype == np.float32
     assert features @ features.T / features.shape[1] == pytest.approx(embeddings @ embeddings.T, abs=1e-5)
-
-
-class UntrainedInception(NoTrainInceptionV3):  # type: ignore[misc]
-    """The network as its constructor leaves it when nothing is loaded."""
-
-    def __init__(self) -> None:
-        empty = io.BytesIO()
-        torch.save({}, empty)  # noqa: TID251  # the constructor insists on a file
-        empty.seek(0)
-        super().__init__("inception-v3-compat", ["2048"], empty)
-
-    def load_state_dict(self, *_: object, **__: object) -> None:
-        return None
 
 
 def test_inception_features_are_the_pooled_ones_in_any_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
+from untrained_inception import UntrainedInception
 
 from skygen.data.images import open_image
 from skygen.evaluation.images.cmmd import cmmd
@@ -97,19 +98,6 @@ def test_turning_every_tile_changes_no_distance_much(embed: Embed, tiles: tuple[
     for distance in (frechet_distance, lambda one, other: kernel_distance(one, other, seeds=SEEDS), cmmd):
         plain = distance(real, upright)
         assert abs(distance(real, turned) - plain) < 0.2 * (distance(real, blurred) - plain)
-
-
-class UntrainedInception(NoTrainInceptionV3):  # type: ignore[misc]
-    """The network as its constructor leaves it when nothing is loaded."""
-
-    def __init__(self) -> None:
-        empty = io.BytesIO()
-        torch.save({}, empty)  # noqa: TID251  # the constructor insists on a file
-        empty.seek(0)
-        super().__init__("inception-v3-compat", ["2048"], empty)
-
-    def load_state_dict(self, *_: object, **__: object) -> None:
-        return None
 
 
 def test_fid_through_the_inception_extractor_is_that_of_torchmetrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar, final
 
 from skygen.evaluation.reports.records import DAMAGE, RunRecord, check_numbers
-from skygen.evaluation.scores import Score, from_metrics
+from skygen.evaluation.scores import from_metrics
+from skygen.evaluation.strata import StratumScore
 
 METRICS: Final = "metrics.json"
 ANSWERS: Final = ("yes", "no", "partly", "unknown")
@@ -53,22 +54,6 @@ class Network:
     weights: str
     dimension: str
     input: str
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class StratumScore:
-    """A score of the items of one group.
-
-    Args:
-        stratum: what the groups are of, such as ``continent``.
-        group: such as ``Africa``.
-        score: of the group's items.
-    """
-
-    stratum: str
-    group: str
-    score: Score
 
 
 def read_leakage(record: RunRecord) -> tuple[Leak, ...]:

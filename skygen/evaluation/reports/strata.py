@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
-from skygen.evaluation.reports.facts import StratumScore, read_strata
+from skygen.evaluation.reports.facts import read_strata
 from skygen.evaluation.reports.records import RunRecord
 from skygen.evaluation.reports.tables import LOWER, ScoreLine, direction_of, first_model, place_scores
 from skygen.evaluation.scores import Score
+from skygen.evaluation.strata import StratumScore
 
 SMALLEST_RANKED: Final = 20
 """Items of a group that can be called the worst: among many small ones the lowest mean is chance."""
