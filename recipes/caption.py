@@ -19,6 +19,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from skygen.config import CountFromOne
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.data.table import PairList
@@ -57,7 +58,7 @@ class Config:
     """Of a pair, into captions.csv: the new caption, whichever is better by the scorer, or both old and new."""
     min_similarity: float | None = None
     """Of better or both: captions less similar to their image are left out, and pairs of which none is left."""
-    shard_size: int = 512
+    shard_size: CountFromOne = 512
     """Images in a shard: as many at most does each process do again after a kill."""
 
 

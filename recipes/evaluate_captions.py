@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from skygen.config import CountFromZero
 from skygen.data.images import open_readable
 from skygen.data.pair import Pair
 from skygen.data.pairs import PairSettings
@@ -45,7 +46,7 @@ class BaselineSettings:
     """Their CSV, where the data set has one a split."""
     split: str = "train"
     """Their split."""
-    limit: int = 20_000
+    limit: CountFromZero = 20_000
     """At most so many of them."""
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
+from skygen.config import Share
 from skygen.data.pair import Pair
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
@@ -56,7 +57,7 @@ class SampleSettings:
     """Another one, drawn by the base model from the same prompts and seeds."""
     also: tuple[Path, ...] = ()
     """Further ones, such as the best of several candidates."""
-    max_bad_fraction: float = 0.0
+    max_bad_fraction: Share = 0.0
     """Largest share of the pictures that may be unreadable before the recipe stops."""
 
     def roots(self) -> list[Path]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from skygen.config import CountFromZero, Share
 from skygen.data.benchmarks import (
     RETRIEVAL_SETS,
     BenchmarkSettings,
@@ -57,7 +58,7 @@ class RetrievalSettings:
     """Of the set, for its scores; by default its split. RSICD, RSITMD or ucmcaptions are compared with what is published."""
     protocol: RetrievalProtocol = "skyscript"
     """skyscript: unique texts, of which several images may share one. remoteclip: every caption by itself, and no prefix."""
-    limit: int = 0
+    limit: CountFromZero = 0
     """At most so many pairs, 0 for all."""
 
     def read(self, rejects: Rejects) -> dict[str, list[Pair]]:
@@ -101,7 +102,7 @@ class Config:
     scorer: ScorerSettings = field(default_factory=ScorerSettings)
     benchmark: BenchmarkSettings = field(default_factory=BenchmarkSettings)
     retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
-    max_bad_fraction: float = 0.01
+    max_bad_fraction: Share = 0.01
     """Largest share of the rows and images that may be unusable before the recipe stops."""
 
 

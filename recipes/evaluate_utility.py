@@ -21,12 +21,13 @@ import numpy as np
 from accelerate import Accelerator
 
 from skygen.checkpoints import Checkpoints
+from skygen.config import Share
 from skygen.data.batches import Positions, load_batches
 from skygen.data.framing import ImageSettings
 from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
-from skygen.errors import ConfigError, Preempted
+from skygen.errors import ConfigError
 from skygen.evaluation.images.judgement import name_classes
 from skygen.evaluation.scores import PROTOCOL, format_table, to_metrics
 from skygen.evaluation.utility.data import Drawn, TrainingImages, UtilityData, draw_images, read_data, take_images
@@ -37,7 +38,7 @@ from skygen.miniature.architectures import build_judge
 from skygen.models.adapters import WholeModel
 from skygen.models.device import start_accelerator
 from skygen.models.judge import ClassificationLearner, Judge
-from skygen.runs import Continuation, Run, RunSettings, StopSignal, launch, logger
+from skygen.runs import Continuation, Run, RunSettings, launch, logger
 from skygen.seeding import Seeds
 from skygen.training.loop import Trainer, TrainSettings
 
@@ -61,7 +62,7 @@ class ClassifierSettings:
     name: str = ""
     """A small ResNet with weights drawn by the seed where it is empty; or a folder or hub id of a classifier that all start
     from, whose head must have the classes of the data, and which must not have seen the test images."""
-    label_smoothing: float = 0.05
+    label_smoothing: Share = 0.05
     """Share of the target that goes to all classes alike; 0 is off."""
 
 
@@ -111,7 +112,6 @@ def run_trials(
     trials = plan_trials(config.utility)
     known = {(one.arm, one.shots, one.seed): one for one in outcomes}
     drawn: dict[int, tuple[Drawn, Drawn]] = {}
-    stop = StopSignal()
     for number, trial in enumerate(trials):
         run.progress("classifiers trained", number, len(trials))
         if trial.seed not in drawn:
@@ -119,7 +119,7 @@ def run_trials(
         begun = take_images(trial, drawn[trial.seed], config.utility)
         done = known.get((trial.arm.name, trial.shots, trial.seed))
         if done is None:
-            judge, stop = train_classifier(trial, begun, config, data, accelerator, run, rejects, stop)
+            judge = train_classifier(trial, begun, config, data, accelerator, run, rejects)
             if accelerator.is_main_process:
                 outcomes.append(test_classifier(judge, trial, begun, config, data, run))
             accelerator.wait_for_everyone()
@@ -179,8 +179,7 @@ def train_classifier(
     accelerator: Accelerator,
     run: Run,
     rejects: Rejects,
-    stop: StopSignal,
-) -> tuple[Judge, StopSignal]:
+) -> Judge:
     """Train a classifier on a trial's images, from its newest checkpoint where there is one.
 
     Args:
@@ -191,10 +190,6 @@ def train_classifier(
         accelerator: device and processes.
         run: where checkpoints go.
         rejects: the ledger of bad images.
-        stop: what has listened for signals until now; the loop has ears of its own.
-
-    Returns:
-        The classifier, and what listens for signals after the last update.
 
     Raises:
         Preempted: a signal asked for the end.
@@ -212,20 +207,16 @@ def train_classifier(
     trained = WholeModel(judge.network, judge.save)
     stream = PairStream(begun.shown, images, CaptionSettings(), seeds, rejects)
     checkpoints = Checkpoints(run.path("checkpoints", trial.folder), config.train.checkpoints_total_limit)
-    trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints)
-    if stop.requested:
-        raise Preempted(f"stopped by a signal before {trial.name}; the same command continues.")
+    trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints, run.stop)
     for step in trainer.steps():
-        if step.step == step.total:
-            stop = StopSignal()
-        run.progress(f"{trial.name}: step", step.step, step.total)
+        run.tell(f"{trial.name}: step", step.step, step.total)
         if step.due(config.train.checkpointing_steps):
             trainer.save()
     trainer.adopt_average()
     settling = Positions(first=0, last=SETTLING_BATCHES, batch_size=config.train.train_batch_size)
     learner.settle_statistics(load_batches(stream, settling))
     judge.network.eval()
-    return judge, stop
+    return judge
 
 
 def test_classifier(judge: Judge, trial: Trial, begun: TrainingImages, config: Config, data: UtilityData, run: Run) -> Outcome:

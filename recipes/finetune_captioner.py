@@ -17,6 +17,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from skygen.checkpoints import Checkpoints
+from skygen.config import CountFromOne, CountFromZero
 from skygen.data.framing import ImageSettings
 from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pairs import PairSettings
@@ -43,9 +44,9 @@ from skygen.training.self_critical import Reward, RewardSettings, SelfCriticalLe
 class PreviewSettings:
     """Captions written while training, of the same images each time."""
 
-    steps: int = 0
+    steps: CountFromZero = 0
     """Write every so many updates; 0 is never."""
-    images: int = 8
+    images: CountFromOne = 8
     """How many images."""
     split: str | None = None
     """Of this split; the first training images when left out."""
@@ -99,7 +100,7 @@ def main(config: Config) -> None:
             stream.features = keep_features(captioner, stream, config, accelerator, run)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
         learner = choose_learner(captioner, stream, config, device)
-        trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints)
+        trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints, run.stop)
         preview = choose_previews(pairs, config, rejects, device)
         for step in trainer.steps():
             run.log(step)

@@ -24,6 +24,7 @@ from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
 from skygen.data.table import PairList
+from skygen.environment import describe_environment
 from skygen.errors import ConfigError
 from skygen.evaluation.export_check import check_export
 from skygen.evaluation.model_card import DIFFUSION, WHOLE_DIFFUSION, CardFacts, write_card
@@ -38,7 +39,7 @@ from skygen.models.diffusions.metadata_record import require_untold
 from skygen.models.diffusions.preflight import IMAGES, check_autoencoder, choose_images, largest_size, probe_update
 from skygen.models.scorer import Scorer, require
 from skygen.models.weights import locate
-from skygen.runs import Continuation, Run, RunSettings, describe_environment, launch, logger
+from skygen.runs import Continuation, Run, RunSettings, launch, logger
 from skygen.seeding import Seeds
 from skygen.training.feature_cache import FeatureCacheSettings, build_features
 from skygen.training.loop import Trainer
@@ -91,7 +92,7 @@ def main(config: Config) -> None:
         look_ahead(diffusion, trained, stream, config, accelerator, run)
         shard(diffusion, trained, config, accelerator)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
-        trainer = Trainer(diffusion, trained.parameters, stream, config.train, accelerator, checkpoints)
+        trainer = Trainer(diffusion, trained.parameters, stream, config.train, accelerator, checkpoints, run.stop)
         validation = choose_validation(stream, config, accelerator, run) if accelerator.is_main_process else None
         if config.model.compile:
             diffusion.compile()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from skygen.checkpoints import Checkpoints
+from skygen.config import CountFromZero
 from skygen.data.benchmarks import Benchmark, BenchmarkSettings
 from skygen.data.framing import ImageSettings
 from skygen.data.loading import CaptionSettings, PairStream
@@ -39,9 +40,9 @@ class StartSettings:
 class ValidationSettings(BenchmarkSettings):
     """Zero-shot classification while training."""
 
-    limit: int = 512
+    limit: CountFromZero = 512
     """At most so many images of each, evenly spaced; 0 takes all."""
-    validation_steps: int = 100
+    validation_steps: CountFromZero = 100
     """Validate every so many updates, and at the end."""
 
 
@@ -78,7 +79,7 @@ def main(config: Config) -> None:
         stream = PairStream(pairs, config.images.for_model(scorer.resolution), config.captions, seeds, rejects)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
         learner = ContrastiveLearner(scorer.model, scorer.tokenize)
-        trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints)
+        trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints, run.stop)
         for step in trainer.steps():
             run.log(step)
             rejects.check(len(pairs), config.pairs.max_bad_fraction)

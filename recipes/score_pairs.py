@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from skygen.config import CountFromZero, WorkersOrHalf
 from skygen.data.exports.export import write_csv
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
@@ -50,9 +51,9 @@ class ScoringSettings:
     """Columns of captions to score, such as title_multi_objects title; the first says which pairs there are, and which stay."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the forward pass; auto takes bf16 where a try shows that it is a fifth faster, and what that changes is measured."""
-    batch_size: int = 0
+    batch_size: CountFromZero = 0
     """Images at a time; 0 tries which is fastest."""
-    dataloader_num_workers: int = -1
+    dataloader_num_workers: WorkersOrHalf = -1
     """Processes that decode images; -1 takes half of the processors, at most 8."""
     save_embeddings: bool = False
     """Keep the image embeddings, for ``skygen search``: 1 kB an image at 512 dimensions."""

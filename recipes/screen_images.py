@@ -25,6 +25,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Float, Int64
 
+from skygen.config import CountFromZero, Share, WorkersOrHalf
 from skygen.data.exports.export import write_csv
 from skygen.data.exports.synthetic import UNSPLIT, find_synthetic
 from skygen.data.pairs import PairSettings
@@ -65,7 +66,7 @@ class SampleSettings:
 
     root: Path
     """Imagefolder written by ``generate``."""
-    max_bad_fraction: float = 0.01
+    max_bad_fraction: Share = 0.01
     """Largest share of its pictures that may be unreadable before the recipe stops."""
 
 
@@ -77,7 +78,7 @@ class ControlSettings:
     """Of the data set of ``--pairs``, such as test."""
     csv: Path | None = None
     """List of the data set of ``--pairs`` that holds them."""
-    limit: int = 5000
+    limit: CountFromZero = 5000
     """At most so many, drawn at random; 0 for all."""
 
 
@@ -97,7 +98,7 @@ class EmbeddingSettings:
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the forward pass."""
-    dataloader_num_workers: int = -1
+    dataloader_num_workers: WorkersOrHalf = -1
     """Processes that decode images; -1 takes half of the processors, at most 8."""
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from skygen.checkpoints import Checkpoints
+from skygen.config import Share
 from skygen.data.batches import Positions, load_batches
 from skygen.data.benchmarks import Benchmark, BenchmarkSettings
 from skygen.data.framing import ImageSettings
@@ -40,7 +41,7 @@ class StartSettings:
 
     name: str
     """``miniature``, a folder or a hub id; its head must have the classes of the data."""
-    label_smoothing: float = 0.05
+    label_smoothing: Share = 0.05
     """Share of the target that goes to all classes alike; 0 is off."""
 
 
@@ -77,7 +78,7 @@ def main(config: Config) -> None:
         trained = WholeModel(judge.network, judge.save)
         stream = PairStream(pairs, images, CaptionSettings(), seeds, rejects)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
-        trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints)
+        trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints, run.stop)
         for step in trainer.steps():
             run.log(step)
             rejects.check(len(pairs), config.pairs.max_bad_fraction)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.metadata
 import json
 import logging
 import os
-import platform
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from skygen import config as configuration
+from skygen.environment import describe_environment
 from skygen.errors import ConfigError, Preempted, SkygenError, StorageError
-from skygen.storage import STORAGE_FAULTS, storage_error, writing
+from skygen.signals import StopSignal, end_with_launcher
+from skygen.storage import STORAGE_FAULTS, alone, append_lines, appending, storage_error, writing
 
 if TYPE_CHECKING:
     from skygen.training.loop import Step
@@ -29,8 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("skygen")
 
 Config = TypeVar("Config")
-PR_SET_PDEATHSIG = 1
 INTERRUPTED = 130
+LOCK = ".lock"
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -44,6 +41,11 @@ class RunSettings:
     """Folder of all runs."""
     seed: int = 0
     """All randomness of the run follows from it."""
+
+    def __post_init__(self) -> None:
+        below = Path(self.name).parts
+        if not self.name.strip() or Path(self.name).is_absolute() or ".." in below or not below or not self.name.isprintable():
+            raise ConfigError(f"--run.name {self.name[:60]!r}: give the name of a folder below --run.root, such as first-try.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,8 @@ class Run:
     """One run's folder, opened by a recipe as a context manager.
 
     Entering writes ``config.yaml``, ``environment.json`` and ``run_status.json`` (``running``); leaving writes how it ended.
-    Only the main process writes; on the others every method does nothing.
+    Only the main process writes; on the others every method does nothing. While it is open, no other process can open it, and
+    signals that ask for an end are heeded between two pieces of work.
 
     Args:
         settings: name, root and seed.
@@ -84,24 +87,22 @@ class Run:
         self._begun = time.monotonic()
         self._log_begun = False
         self._rates: dict[str, tuple[float, int]] = {}
+        self._held = ExitStack()
+        self.stop = StopSignal()
 
     def __enter__(self) -> Run:
-        self._check_continuing()
-        self.step = self._last_step()
-        self.write_text("config.yaml", configuration.dump(self._config))
-        self.write_json("environment.json", describe_environment())
-        self._write_status("running", "")
+        with ExitStack() as entered:
+            if self._is_main:
+                entered.enter_context(alone(self.folder / LOCK, f"{self.folder}", "take another --run.name"))
+            self.stop.listen()
+            entered.callback(self.stop.leave)
+            self._begin()
+            self._held = entered.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if error is None:
-            self._write_status("finished", "")
-        elif isinstance(error, Preempted | KeyboardInterrupt):
-            self._write_status("preempted", str(error) or "interrupted")
-        elif isinstance(error, SystemExit) and error.code == Preempted.exit_code:
-            self._write_status("preempted", "stopped at once by a second signal")
-        else:
-            self._write_status("failed", str(error) or type(error).__name__)
+        with self._held:
+            self._end(error)
 
     def path(self, *parts: str) -> Path:
         """Return a path inside the run's folder; the folder above it is made."""
@@ -148,6 +149,8 @@ class Run:
             self._log_begun = True
         self.step = step.step
         self.append("log.jsonl", step.record())
+        if step.skipped_keys:
+            self._note_skipped(step)
         now = time.monotonic()
         if self._is_main and (now - self._said > SECONDS_BETWEEN_LINES or step.step == step.total):
             left = (step.total - step.step) * step.images / max(step.images_per_second, 1e-9)
@@ -157,11 +160,26 @@ class Run:
             )
             self._said = now
 
+    def _note_skipped(self, step: Step) -> None:
+        """Append the examples of an update that was left out to ``skipped.jsonl``: each process those that it has seen."""
+        record = {"step": step.step, "process": int(os.environ.get("RANK", "0")), "keys": step.skipped_keys}
+        with appending(self.path("skipped.jsonl")) as descriptor:
+            append_lines(descriptor, (json.dumps(record) + "\n").encode())
+
     def progress(self, done_word: str, done: int, total: int) -> None:
         """Say every few seconds how far a recipe has come, how fast it goes, and how long it will still take.
 
         The rate is that since the first call with the same words, which may come before anything is done.
+
+        Raises:
+            Preempted: a signal has asked for the end, and there is still something to do.
         """
+        self.tell(done_word, done, total)
+        if done < total:
+            self.stop.heed(f"{done} of {total} {done_word}")
+
+    def tell(self, done_word: str, done: int, total: int) -> None:
+        """Say what ``progress`` says, where something else looks after signals."""
         now = time.monotonic()
         begun, before = self._rates.setdefault(done_word, (now, done))
         if self._is_main and (now - self._said > SECONDS_BETWEEN_LINES or done == total):
@@ -181,6 +199,23 @@ class Run:
         path = self.folder / "log.jsonl"
         if self._is_main and path.exists():
             self.write_text("log.jsonl", "".join(line for line in _whole_lines(path) if json.loads(line)["step"] <= step))
+
+    def _begin(self) -> None:
+        self._check_continuing()
+        self.step = self._last_step()
+        self.write_text("config.yaml", configuration.dump(self._config))
+        self.write_json("environment.json", describe_environment())
+        self._write_status("running", "")
+
+    def _end(self, error: BaseException | None) -> None:
+        if error is None:
+            self._write_status("finished", "")
+        elif isinstance(error, Preempted | KeyboardInterrupt):
+            self._write_status("preempted", str(error) or "interrupted")
+        elif isinstance(error, SystemExit) and error.code == Preempted.exit_code:
+            self._write_status("preempted", "stopped at once by a second signal")
+        else:
+            self._write_status("failed", str(error) or type(error).__name__)
 
     def _last_step(self) -> int:
         path = self.folder / "log.jsonl"
@@ -214,45 +249,6 @@ def _show(value: Any) -> Any:
     return "left out" if value in (None, "") else value
 
 
-def describe_environment() -> dict[str, Any]:
-    """Describe what a run was made with: versions, commit, command line, device."""
-    names = ("skygen", "torch", "diffusers", "transformers", "accelerate", "peft", "open_clip_torch", "torchmetrics")
-    versions: dict[str, str] = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    torch = sys.modules.get("torch")  # asked of a run that has it loaded; a reader of tables need not import it
-    device = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else platform.processor()
-    return {
-        "command": sys.argv,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": device or platform.machine(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "versions": versions,
-    }
-
-
-class StopSignal:
-    """Notes SIGTERM and SIGUSR1, so that the loop can finish its step, save, and end with code 75.
-
-    A second signal ends the process at once.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        signal.signal(signal.SIGTERM, self._note)
-        signal.signal(signal.SIGUSR1, self._note)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            sys.exit(Preempted.exit_code)
-        self.requested = True
-
-
 def launch(main: Callable[[Config], None], schema: type[Config], argv: Sequence[str] | None = None) -> None:
     """Run a recipe: parse its config, call ``main``, and end with the exit code of the contract.
 
@@ -280,7 +276,7 @@ def explaining(interrupted: str) -> Iterator[None]:
         logging.getLogger(noisy if noisy != "root" else None).setLevel(logging.WARNING)
     logging.getLogger("diffusers.loaders.lora_base").setLevel(logging.ERROR)  # it misses a text encoder in every UNet LoRA
     logger.setLevel(logging.INFO)
-    _end_with_launcher()
+    end_with_launcher()
     try:
         yield
     except SkygenError as error:
@@ -296,25 +292,6 @@ def explaining(interrupted: str) -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
-def _end_with_launcher() -> None:
-    """Have the kernel send SIGTERM here when the launcher dies (Linux).
-
-    Without it a killed ``accelerate launch`` would leave its child training on, never told. A recipe started by a shell is
-    left alone: it may be meant to outlive that shell.
-    """
-    if sys.platform == "linux" and not {"ACCELERATE_MIXED_PRECISION", "LOCAL_RANK"}.isdisjoint(os.environ):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def _whole_lines(path: Path) -> list[str]:
     """Read the lines of a JSONL file, without a last one that a kill cut short."""
     return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-
-
-def _commit() -> str:
-    here = Path(__file__).parent
-    try:
-        answer = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    except OSError:
-        return "unknown"
-    return answer.stdout.strip() or "unknown"

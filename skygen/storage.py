@@ -1,22 +1,29 @@
-"""Files written whole or not at all, or line by line by many at once; the folder for what skygen keeps between runs."""
+"""Files written whole or not at all, line by line by many at once, or by one alone; the folder for what skygen keeps."""
 
 from __future__ import annotations
 
 import errno
+import json
+import logging
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from hashlib import sha256
+from io import BufferedRandom
 from pathlib import Path
 from uuid import uuid4
 
-from skygen.errors import StorageError
+from skygen.errors import ConfigError, StorageError
 
 try:
     import fcntl
 except ImportError:  # Windows: two processes may then write the same line, and whoever reads counts keys, not lines
     fcntl = None  # type: ignore[assignment]
+
+_LOG = logging.getLogger("skygen")
 
 STORAGE_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 """Errors of the operating system that say: this disk cannot take it."""
@@ -150,3 +157,89 @@ def append_lines(descriptor: int, lines: bytes) -> None:
         lines = lines if os.read(descriptor, 1) == b"\n" else b"\n" + lines
     while lines:  # one write, unless the disk is full
         lines = lines[os.write(descriptor, lines) :]
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[int]:
+    """Open a file that many append to, for ``append_lines``, and keep the others from it meanwhile.
+
+    Args:
+        path: of the file; it and the folders above it are made.
+
+    Yields:
+        Its descriptor.
+
+    Raises:
+        StorageError: the disk is full or refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            with locked(descriptor):
+                yield descriptor
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+@contextmanager
+def alone(path: Path, what: str, otherwise: str) -> Iterator[None]:
+    """Keep other processes from something for as long as this one is at it.
+
+    The lock is the kernel's: a process that is killed lets go of it, and its children do not have it. The file says who holds
+    it, and stays: to remove it would let two processes hold two files of one name.
+
+    Args:
+        path: of the file.
+        what: it stands for, the first words of an error.
+        otherwise: what else could be done, its last words.
+
+    Raises:
+        ConfigError: another process is at it.
+        StorageError: the disk is full or refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("r+b" if path.exists() else "w+b")
+    except OSError as error:
+        raise storage_error(path, error) from error
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise ConfigError(
+                    f"{what}: {_read_owner(file)} is at work there; wait until it has ended, stop it, or {otherwise}."
+                ) from None
+            except OSError as error:
+                _LOG.debug("%s: no locks here (%s)", path, error)  # two processes must be kept apart by hand
+        if before := _read_owner(file):
+            _LOG.warning(f"{what}: {before} was at work there and has ended without a word; this one goes on in its place")
+        _write_owner(file, path)
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _read_owner(file: BufferedRandom) -> str:
+    """Say who holds a lock, or held it when it was killed; nothing where it was let go of."""
+    file.seek(0)
+    try:
+        owner = json.loads(file.read(1000) or b"{}")
+        return f"process {owner['process']} on {owner['host']} (since {owner['since']})" if owner else ""
+    except (ValueError, TypeError, KeyError):
+        return "another process"
+
+
+def _write_owner(file: BufferedRandom, path: Path) -> None:
+    owner = {"process": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"}
+    try:
+        file.seek(0)
+        file.truncate(0)
+        file.write(json.dumps(owner).encode() + b"\n")
+        file.flush()
+    except OSError as error:
+        raise storage_error(path, error) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,18 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: more threads only wait for 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 _SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Show the figures of the tests of faults that have run, as one table."""
+    from faults.figures import collect, describe, keep
+
+    table = collect(report for reports in terminalreporter.stats.values() for report in reports)
+    if table:
+        terminalreporter.section("figures of faults")
+        for line in describe(table):
+            terminalreporter.write_line(line)
+        keep(table)
 
 
 @pytest.fixture
@@ -31,13 +42,15 @@ def shared_data() -> Callable[[str], Path]:
     return find
 
 
-@pytest.fixture(autouse=True)
-def _handlers_put_back() -> Iterator[None]:
-    """A Trainer takes over SIGTERM and SIGUSR1; the next test must not find its handlers."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+@pytest.fixture
+def stop() -> Iterator[Any]:
+    """What listens for SIGTERM and SIGUSR1 until the test is over."""
+    from skygen.signals import StopSignal
+
+    stop = StopSignal()
+    stop.listen()
+    yield stop
+    stop.leave()
 
 
 @pytest.fixture(scope="session")

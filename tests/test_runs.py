@@ -2,9 +2,11 @@
 
 import errno
 import json
+import logging
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from typing import Any
 import pytest
 
 from skygen.errors import ConfigError, DataError, Preempted, SkygenError, StorageError, UnavailableError
-from skygen.runs import Continuation, Run, RunSettings, StopSignal, launch
+from skygen.runs import Continuation, Run, RunSettings, launch
+from skygen.signals import StopSignal, wait_until
 from skygen.training.loop import Step
 
 
@@ -191,8 +194,7 @@ def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> No
         run.append("rows.jsonl", {"a": 1})
 
 
-def test_a_first_signal_is_noted_and_a_second_ends_with_75() -> None:
-    stop = StopSignal()
+def test_a_first_signal_is_noted_and_a_second_ends_with_75(stop: StopSignal) -> None:
     assert not stop.requested
     signal.raise_signal(signal.SIGUSR1)
     assert stop.requested
@@ -284,3 +286,99 @@ def test_a_run_that_an_earlier_version_began_goes_on_where_its_settings_are_the_
         pass
     with Run(settings.run, settings, continuation=continuation):
         pass
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from skygen.runs import Run, RunSettings
+from dataclasses import dataclass
+@dataclass(frozen=True)
+class Settings:
+    run: RunSettings
+settings = Settings(RunSettings("a", root=Path(sys.argv[1])))
+with Run(settings.run, settings):
+    print("open", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has the run ``a`` open."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_run_that_another_process_writes_is_refused_and_left_as_it_is(holder: subprocess.Popen[str], tmp_path: Path) -> None:
+    files = [path for path in (tmp_path / "a").iterdir() if path.is_file()]
+    before = {path.name: path.read_bytes() for path in files}
+    assert len(before) == 4
+    refused = (
+        rf"a: process {holder.pid} on \S+ \(since \S+ \S+ UTC\) is at work there; wait until it has ended, stop it, or take "
+        r"another --run\.name\.$"
+    )
+    with pytest.raises(ConfigError, match=refused), open_run(tmp_path):
+        pass
+    assert {path.name: path.read_bytes() for path in files} == before
+
+
+def test_a_killed_process_lets_go_of_its_run_and_the_next_says_so(
+    holder: subprocess.Popen[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    holder.kill()
+    holder.wait()
+    with caplog.at_level(logging.WARNING, "skygen"), open_run(tmp_path):
+        pass
+    assert [record.message.partition(" on ")[0] for record in caplog.records] == [f"{tmp_path / 'a'}: process {holder.pid}"]
+    assert caplog.records[0].message.endswith("was at work there and has ended without a word; this one goes on in its place")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "skygen"), open_run(tmp_path):  # it has said that it ended
+        pass
+    assert caplog.records == []
+
+
+def test_a_run_heeds_a_signal_between_two_pieces_of_work(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with (
+        pytest.raises(Preempted, match=r"^stopped by a signal after 2 of 3 drawn; the same command continues\.$"),
+        open_run(tmp_path) as run,
+    ):
+        run.progress("drawn", 1, 3)
+        signal.raise_signal(signal.SIGTERM)
+        run.progress("drawn", 2, 3)
+    assert json.loads((tmp_path / "a" / "run_status.json").read_text())["state"] == "preempted"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_comes_with_the_last_piece_of_work_stops_nothing(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        signal.raise_signal(signal.SIGUSR1)
+        run.progress("drawn", 3, 3)
+    assert json.loads((tmp_path / "a" / "run_status.json").read_text())["state"] == "finished"
+
+
+def test_who_waits_for_other_processes_heeds_a_signal(stop: StopSignal) -> None:
+    wait_until(lambda: True)
+    looks = iter((False, False, True))
+    wait_until(lambda: next(looks))
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(Preempted, match="stopped by a signal after its own share"):
+        wait_until(lambda: False)
+
+
+def test_the_examples_of_an_update_that_was_left_out_are_noted_by_every_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        with open_run(tmp_path, is_main=rank == 0) as run:
+            run.log(step(1))
+            run.log(replace(step(2), skipped=True, skipped_keys=(f"a{rank}", f"b{rank}")))
+    lines = [json.loads(line) for line in (tmp_path / "a" / "skipped.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 2, "process": rank, "keys": [f"a{rank}", f"b{rank}"]} for rank in (0, 1)]
+    assert "keys" not in (tmp_path / "a" / "log.jsonl").read_text()

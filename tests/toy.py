@@ -19,6 +19,7 @@ from skygen.models.adapters import LoraSettings
 from skygen.models.captioner import Captioner
 from skygen.models.diffusion import Diffusion
 from skygen.seeding import Seeds
+from skygen.signals import StopSignal
 from skygen.training.loop import Trainer, TrainSettings
 
 SIDE = 8
@@ -26,6 +27,8 @@ SIDE = 8
 
 class Linear:
     """Guesses the length of the caption from the pixels; ``noise`` times a draw of the loop's generator is added."""
+
+    divisible = True
 
     def __init__(self, noise: float = 0.0, scale: float = 1.0) -> None:
         self.network: nn.Module = nn.Linear(3 * SIDE * SIDE, 1)
@@ -43,6 +46,8 @@ class Linear:
 
 class OneByOne:
     """A learner whose noise belongs to the image, not to its place: so that batches can be cut in another way."""
+
+    divisible = True
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -77,11 +82,17 @@ def build_stream(
 
 
 def build_trainer(
-    learner: Any, parameters: dict[str, nn.Parameter], stream: PairStream, accelerator: Any, folder: Path, **settings: Any
+    learner: Any,
+    parameters: dict[str, nn.Parameter],
+    stream: PairStream,
+    accelerator: Any,
+    folder: Path,
+    stop: StopSignal | None = None,
+    **settings: Any,
 ) -> Trainer:
     """Return a trainer of 6 short updates of 4 images, unless ``settings`` say otherwise."""
     usual = TrainSettings(max_train_steps=6, train_batch_size=4, learning_rate=1e-2, lr_warmup_steps=2)
-    return Trainer(learner, parameters, stream, replace(usual, **settings), accelerator, Checkpoints(folder))
+    return Trainer(learner, parameters, stream, replace(usual, **settings), accelerator, Checkpoints(folder), stop)
 
 
 def train_pairs(root: Path) -> list[Pair]:

@@ -49,7 +49,7 @@ class Config:
 
 def main(config: Config) -> None:
     accelerator = start_accelerator(config.train.mixed_precision)
-    autoencoder = AutoencoderKL.from_pretrained(config.model.name).to(accelerator.device)
+    autoencoder = AutoencoderKL.from_pretrained(config.model.name, use_safetensors=True).to(accelerator.device)
     seeds = Seeds(config.run.seed)
     with Run(config.run, config, is_main=accelerator.is_main_process) as run:
         rejects = Rejects(run.path("rejects.jsonl"))
@@ -59,7 +59,7 @@ def main(config: Config) -> None:
         trained = WholeModel(autoencoder, autoencoder.save_pretrained)
         checkpoints = Checkpoints(run.path("checkpoints"), config.train.checkpoints_total_limit)
         learner = AutoencoderLearner(autoencoder)
-        trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints)
+        trainer = Trainer(learner, trained.parameters, stream, config.train, accelerator, checkpoints, run.stop)
         for step in trainer.steps():
             run.log(step)
             if step.due(config.train.checkpointing_steps):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from skygen.config import CountFromZero
 from skygen.data.every_caption import restore_repeats
 from skygen.data.label_table import find_label_columns, read_class_names, read_label_row
 from skygen.data.pair import Pair, to_words
@@ -133,7 +134,7 @@ class BenchmarkSettings:
     """Other data sets whose images have a class, such as EuroSAT with one folder for each."""
     class_split: Literal["train", "val", "test"] = "test"
     """Split of these that is used."""
-    limit: int = 0
+    limit: CountFromZero = 0
     """At most so many images of each, evenly spaced; 0 takes all."""
 
     def read(self, rejects: Rejects) -> list[Benchmark]:

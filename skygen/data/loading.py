@@ -64,6 +64,20 @@ class Batch:
         sizes = None if self.sizes is None else self.sizes.to(device, non_blocking=True)
         return replace(self, pixels=self.pixels.to(device, non_blocking=True), features=features, sizes=sizes)
 
+    def split(self, size: int) -> Iterator[Batch]:
+        """Yield the batch in parts of at most ``size`` examples."""
+        for start in range(0, len(self.keys), size):
+            rows = slice(start, start + size)
+            yield Batch(
+                self.pixels[rows],
+                self.captions[rows],
+                self.keys[rows],
+                None if self.features is None else self.features[rows],
+                self.references[rows],
+                self.metadata[rows],
+                None if self.sizes is None else self.sizes[rows],
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Example:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int64
 
+from skygen.config import Share
 from skygen.data.choosing import Balance, Choice, choose_rows, require_columns, weigh
 from skygen.data.index import Index, open_index, read_whole
 from skygen.data.layouts import Layout, find_layout
@@ -60,8 +61,11 @@ class PairSettings:
     """At most so many pairs, 0 for all: the first ones of a list, or evenly spaced ones of a folder."""
     also: tuple[Path, ...] = ()
     """More data to read beside it: folders of data sets, or lists in the folder of theirs."""
-    max_bad_fraction: float = 0.01
+    max_bad_fraction: Share = 0.01
     """Largest share of the rows that may be unusable before the recipe stops."""
+
+    def __post_init__(self) -> None:
+        self.choice()  # which refuses what cannot be asked, before anything is loaded
 
     def choice(self) -> Choice:
         """Return what is asked of the pairs."""

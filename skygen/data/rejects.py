@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from skygen.errors import DataError, StorageError
-from skygen.storage import append_lines, locked, writing
+from skygen.storage import append_lines, appending, writing
 
 
 class Reject(NamedTuple):
@@ -73,20 +73,14 @@ class Rejects:
             for entry in new:
                 self._note(entry.key, entry.part, entry.reason)
             return
-        with _storage_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                with locked(descriptor):
-                    self._read_on(descriptor)
-                    lines: dict[tuple[str, str | None], bytes] = {}
-                    for entry in new:
-                        if (entry.key, entry.part) not in self._seen:
-                            lines.setdefault((entry.key, entry.part), _to_line(entry))
-                    append_lines(descriptor, b"".join(lines.values()))
-                    self._read_on(descriptor)
-            finally:
-                os.close(descriptor)
+        with appending(self.path) as descriptor:
+            self._read_on(descriptor)
+            lines: dict[tuple[str, str | None], bytes] = {}
+            for entry in new:
+                if (entry.key, entry.part) not in self._seen:
+                    lines.setdefault((entry.key, entry.part), _to_line(entry))
+            append_lines(descriptor, b"".join(lines.values()))
+            self._read_on(descriptor)
 
     @property
     def count(self) -> int:
@@ -166,4 +160,4 @@ def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"the ledger of bad data {path} cannot be written or read: {error.strerror}") from error
+        raise StorageError(f"the ledger of bad data {path} cannot be read: {error.strerror}") from error

@@ -61,7 +61,7 @@ class CardFacts:
         base: name that the base is loaded by: of the hub, or a folder, whose name alone is told.
         config: the recipe's settings, ``skygen.config.to_tree``.
         data: what it was trained on, in words: fingerprint, counts of the ledger, collections.
-        environment: ``skygen.runs.describe_environment``.
+        environment: ``skygen.environment.describe_environment``.
         step: updates.
         scores: of the last validation, ``validation_record.last_scores``.
         license: as the hub abbreviates it; left out, the hub shows none until somebody sets it.

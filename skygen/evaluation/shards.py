@@ -6,21 +6,20 @@ any number of processes can share them out.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, final
+from typing import final
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from skygen.signals import wait_until
 from skygen.storage import writing
 
 ROWS = 4096
 """In a file: 8 MB of 512 float32 values each."""
-SECONDS_BETWEEN_LOOKS: Final = 0.5
 
 Progress = Callable[[int, int], None]
 
@@ -104,8 +103,7 @@ def fill_shards(
             shards.write(number, compute(shards.span(number)))
         done += len(shards.span(number))
         progress(done, total)
-    while not all(shards.has(number) for number in reversed(shards.numbers())):
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+    wait_until(lambda: all(shards.has(number) for number in reversed(shards.numbers())))
 
 
 @lru_cache(maxsize=128)

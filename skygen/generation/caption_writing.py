@@ -7,7 +7,6 @@ join, goes on with the shards that are not there, and ends with the same caption
 from __future__ import annotations
 
 import json
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,13 +27,13 @@ from skygen.models.captioner import Captioner, CaptioningSettings
 from skygen.models.fingerprints import fingerprint_weights
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
+from skygen.signals import wait_until
 from skygen.storage import writing
 
 AHEAD = 2
 """Batches that are decoded while the model writes."""
 DIGITS = 6
 """Of a similarity: float32 has no more."""
-SECONDS_BETWEEN_LOOKS = 0.2
 
 Progress = Callable[[int, int], None]
 Job = TypeVar("Job")
@@ -183,9 +182,8 @@ class CaptionWriter:
                 self._save(number, written)
 
     def wait(self) -> None:
-        """Wait for the shards of other processes; a barrier of torch's would give up on a slower one after minutes."""
-        while not all(self.path(number).is_file() for number in reversed(self.shards())):
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+        """Wait for the shards of other processes."""
+        wait_until(lambda: all(self.path(number).is_file() for number in reversed(self.shards())))
 
     def read(self) -> Iterator[Written]:
         """Read all shards, every image once, in the order of the list.

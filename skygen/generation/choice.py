@@ -17,10 +17,10 @@ from skygen.data.image_metadata import UNKNOWN, ImageMetadata
 from skygen.data.images import open_image
 from skygen.data.pair import to_words
 from skygen.errors import DataError, ImageError
-from skygen.generation.memory import Parts
 from skygen.generation.picture_list import Picture
 from skygen.generation.prompts import Prompt
 from skygen.generation.settings import GenerationSettings, SelectionSettings, describe_settings
+from skygen.memory import Parts
 from skygen.models.diffusion import Diffusion
 from skygen.models.diffusions.sampling import count_together
 from skygen.models.judge import Judge

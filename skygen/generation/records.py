@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
@@ -17,13 +16,13 @@ from types import TracebackType
 from typing import IO, Any, Final, final
 
 from skygen.errors import DataError
+from skygen.signals import wait_until
 from skygen.storage import flush_to_disk, storage_error, writing
 
 METADATA: Final = "metadata.jsonl"
 """Hugging Face's name for what is known of the images of an imagefolder."""
 SHARDS: Final = ".records"
 """Hidden, so that no reader of the imagefolder takes what is in it for data."""
-SECONDS_BETWEEN_LOOKS: Final = 0.2
 NAMED: Final = 5
 """Pictures that a sentence names before it counts the others."""
 
@@ -173,9 +172,8 @@ def end_process(folder: Path, rank: int) -> None:
 
 
 def wait_for_processes(folder: Path, processes: int) -> None:
-    """Wait until all have drawn their share; a barrier of torch's would give up on a slower one after minutes."""
-    while not all(_mark(folder, rank).exists() for rank in range(processes)):
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+    """Wait until all have drawn their share."""
+    wait_until(lambda: all(_mark(folder, rank).exists() for rank in range(processes)))
 
 
 def _mark(folder: Path, rank: int) -> Path:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from skygen.config import CountFromOne, CountFromZero
 from skygen.errors import ConfigError
 from skygen.models.diffusions.sampling import SamplingSettings
 
@@ -14,15 +15,15 @@ from skygen.models.diffusions.sampling import SamplingSettings
 class GenerationSettings(SamplingSettings):
     """How many pictures, and how each is drawn."""
 
-    count: int = 0
+    count: CountFromZero = 0
     """Pictures in all, the prompts taken in turn; 0 draws one a prompt."""
     images: Path | None = None
     """A folder or archive of images that the pictures begin as, taken in turn; see ``strength``."""
-    batch_size: int = 16
+    batch_size: CountFromOne = 16
     """Pictures drawn at a time on a GPU, fewer where memory does not suffice, and between two writes of the records."""
-    together: int | None = None
+    together: CountFromOne | None = None
     """Pictures that the CPU computes at a time, left out: 1 to 4 by their size. Another number changes the last bit of some."""
-    threads: int = 1
+    threads: CountFromZero = 1
     """Of one process on the CPU; another number changes the last bit of some pictures. 0 leaves it to torch. More processes
     use more cores and change nothing."""
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, final, runtime_checkable
 
 from torch import nn
 
+from skygen.config import CountFromOne
 from skygen.errors import ConfigError
 from skygen.models.adapter_files import (
     PEFT_PREFIX,
@@ -31,7 +32,7 @@ class LoraSettings:
 
     rank: int = 16
     """Rank of the update; 0 trains every parameter of the network and saves the whole model."""
-    lora_alpha: int | None = None
+    lora_alpha: CountFromOne | None = None
     """The update is scaled by ``lora_alpha / rank``; the same as ``rank`` when left out."""
     lora_dropout: float = 0.0
     """Share of the adapter's inputs set to zero in training."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,8 @@ class AutoencoderLearner:
         network: the autoencoder.
         kl_weight: of the divergence from a unit normal, per latent value; small, so that it only keeps the scale in hand.
     """
+
+    divisible: ClassVar[bool] = True
 
     def __init__(self, network: Any, kl_weight: float = 1e-4) -> None:
         self.network = network

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -96,6 +96,8 @@ class Captioner:
         family: the loaded network, and what is special about it.
         max_length: tokens of a caption, start and end included; longer training captions are cut.
     """
+
+    divisible: ClassVar[bool] = True
 
     def __init__(self, family: Family, max_length: int = 64) -> None:
         self.family = family

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,8 @@ class ContrastiveLearner:
         network: an open_clip CLIP.
         tokenize: its tokenizer, texts to ids ``(count, context)``.
     """
+
+    divisible: ClassVar[bool] = False
 
     def __init__(self, network: Any, tokenize: Callable[[list[str]], Tensor]) -> None:
         self.network = network

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -51,6 +51,8 @@ class Diffusion:
         ConfigError: a pipeline of no family here, or one that cannot be trained with this objective.
     """
 
+    divisible: ClassVar[bool] = True
+
     def __init__(self, pipeline: Any, objective: DiffusionSettings | None = None) -> None:
         self.prompts: PromptSource | None = None
         self.metadata: MetadataConditioner | None = None
@@ -81,8 +83,7 @@ class Diffusion:
         Args:
             name: ``miniature``, a folder in diffusers' layout, or an id on the Hugging Face hub; what its model_index.json
                 names decides the family.
-            adapter: folder of a LoRA saved by skygen or any diffusers script; one that was trained on a schedule of zero
-                terminal SNR brings that schedule along.
+            adapter: folder of a LoRA saved by skygen or any diffusers script; one of zero terminal SNR brings its schedule.
             device: where it computes.
             objective: how it is trained.
             dtype: of the frozen denoiser and text encoders; the autoencoder and the adapter are float32.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from skygen.config import CountFromOne
 from skygen.data.images import open_image
 from skygen.data.loading import Batch
 from skygen.data.pair import to_words
@@ -28,7 +29,7 @@ class JudgeSettings:
 
     name: str = ""
     """``miniature``, a folder, or an id on the Hugging Face hub, of an image classifier; nothing is judged without it."""
-    batch_size: int = 64
+    batch_size: CountFromOne = 64
     """Images judged at a time."""
 
 
@@ -135,6 +136,8 @@ class ClassificationLearner:
         labels: place in ``Judge.class_names`` of the class of each pair, by ``Pair.key``.
         label_smoothing: share of the target that goes to all classes alike (Szegedy et al. 2016, section 7).
     """
+
+    divisible: ClassVar[bool] = False  # batch normalisation
 
     def __init__(self, judge: Judge, labels: Mapping[str, int], label_smoothing: float = 0.05) -> None:
         self.network: nn.Module = judge.network

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from skygen.config import CountFromOne
 from skygen.data.images import open_image
 from skygen.models.scorer_loading import CONFIG, find_source, load_source
 
@@ -29,7 +30,7 @@ class ScorerSettings:
     architecture: str | None = None
     """Of a checkpoint file that is not called as it was published: open_clip's name of its network, with `-quickgelu` where
     it was trained with OpenAI's activation, which its weights do not show."""
-    batch_size: int = 64
+    batch_size: CountFromOne = 64
     """Images or texts embedded at a time."""
     also: tuple[str, ...] = ()
     """Further CLIPs that score beside it; one that neither filtered nor trained on the data keeps the comparison honest."""

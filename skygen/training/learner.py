@@ -20,6 +20,11 @@ class Learner(Protocol):
         """What is put into training mode."""
         ...
 
+    @property
+    def divisible(self) -> bool:
+        """Whether an example's loss is its own, whatever else is in the batch: such a batch may be taken apart."""
+        ...
+
     def loss(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, " batch"]:
         """Return one loss an example; the loop owns the reduction."""
         ...

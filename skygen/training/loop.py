@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from skygen.checkpoints import Checkpoint, Checkpoints
-from skygen.data.batches import Grouping, Positions, load_micro_batches
-from skygen.data.loading import Batch, PairStream, fingerprint
+from skygen.data.loading import PairStream, fingerprint
 from skygen.errors import ConfigError, Preempted, SkygenError
-from skygen.runs import StopSignal
-from skygen.training.learner import JointLearner, Learner
+from skygen.signals import StopSignal
+from skygen.training.gradients import GradientSum
+from skygen.training.learner import Learner
 from skygen.training.optimizer import (
     build_optimizer,
     count_state_bytes,
@@ -36,7 +36,6 @@ from skygen.training.optimizer import (
 from skygen.training.reduction import clip_mean_gradient, require_agreement, sum_over_processes
 from skygen.training.settings import TrainSettings as TrainSettings
 from skygen.training.settings import count_saves, describe_plan
-from skygen.training.sharding import is_sharded
 from skygen.training.step import Step as Step
 
 logger = logging.getLogger("skygen")
@@ -54,6 +53,7 @@ class Trainer:
         settings: optimizer, length, batch, saving.
         accelerator: device, precision, processes.
         checkpoints: where the state is kept.
+        stop: tells when to stop early; by default nothing does.
 
     Raises:
         ConfigError: nothing to train, or a trained parameter is not float32.
@@ -67,6 +67,7 @@ class Trainer:
         settings: TrainSettings,
         accelerator: Accelerator,
         checkpoints: Checkpoints,
+        stop: StopSignal | None = None,
     ) -> None:
         if not parameters:
             raise ConfigError("nothing to train: the LoRA targets match no layer of this model; see --lora.targets.")
@@ -85,10 +86,7 @@ class Trainer:
         self.step = 0
         self.optimizer = build_optimizer(self.parameters, settings)
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if settings.ema_decay else {}
-        self._stop = StopSignal()
-        self._sharded = is_sharded(learner.network)
-        side = stream.images.resolution
-        self._stand_in = Batch(torch.zeros(1, 3, side, side), ("",), ("",))  # see _join
+        self._stop = stop or StopSignal()
 
     def steps(self) -> Iterator[Step]:
         """Continue from the newest checkpoint, and yield after every update until ``max_train_steps``.
@@ -102,18 +100,10 @@ class Trainer:
         self.restore()
         self._begin()
         self.learner.network.train()
-        positions = Positions(
-            first=self.step * settings.gradient_accumulation_steps,
-            last=settings.max_train_steps * settings.gradient_accumulation_steps,
-            batch_size=settings.train_batch_size,
-            rank=self.accelerator.process_index,
-            processes=self.accelerator.num_processes,
-            grouping=Grouping.of(self.stream, by_length=settings.group_by_length),
-        )
-        batches = iter(load_micro_batches(self.stream, positions, settings.dataloader_num_workers))
+        gradients = GradientSum(self.learner, self.parameters, self.stream, settings, self.accelerator, self.step)
         skipped_in_a_row, agreed = 0, False
         while self.step < settings.max_train_steps:
-            step, stop = self._update(batches)
+            step, stop = self._update(gradients)
             if not agreed:
                 self._require_agreement()
                 agreed = True
@@ -127,15 +117,17 @@ class Trainer:
             if stop and self.step < settings.max_train_steps:
                 self.save()
                 raise Preempted(f"stopped by a signal after step {self.step}; the same command continues.")
+        self._require_finite()
 
     def save(self) -> None:
         """Write a checkpoint (on the main process) and wait for it (on the others).
 
         Raises:
-            SkygenError: the processes do not hold the same parameters; nothing is written.
+            SkygenError: the processes do not hold the same parameters, or some are not finite; nothing is written.
             StorageError: the disk is full or refuses.
         """
         self._require_agreement()
+        self._require_finite()
         if self.accelerator.is_main_process:
             tensors: dict[str, Mapping[str, Tensor]] = {
                 "parameters": self.parameters,
@@ -211,21 +203,20 @@ class Trainer:
         averages = {f"the mean of {name}": tensor for name, tensor in self.average.items()}
         require_agreement(self.accelerator, self.step, {**self.parameters, **averages})
 
-    def _update(self, batches: Iterator[tuple[Batch, ...]]) -> tuple[Step, bool]:
+    def _require_finite(self) -> None:
+        """See that nothing that is not finite is kept: updates are left out for that, so something else has gone wrong."""
+        for name, parameter in self.parameters.items():
+            if not bool(torch.isfinite(parameter).all()):
+                raise SkygenError(
+                    f"step {self.step}: {name} holds values that are not finite, so nothing is saved; lower "
+                    "--train.learning_rate, and run the same command again, which continues from the last checkpoint."
+                )
+
+    def _update(self, gradients: GradientSum) -> tuple[Step, bool]:
         settings, start = self.settings, time.perf_counter()
-        self.optimizer.zero_grad(set_to_none=False)
-        losses, images, data_seconds = [], 0, 0.0
-        for micro_batch in range(settings.gradient_accumulation_steps):
-            waiting = time.perf_counter()
-            micro = next(batches)
-            parts = [part.to(self.accelerator.device) for part in micro]
-            data_seconds += time.perf_counter() - waiting
-            for part, batch in enumerate(parts):
-                losses.append(self._accumulate(batch, micro_batch, part))
-                images += len(batch.keys)
-            self._join(micro, micro_batch)
-        counts = (float(images), float(self._stop.requested))
-        sums = sum_over_processes(self.accelerator, losses, counts, self.parameters)
+        own = gradients.of_update(self.step)
+        counts = (float(len(own.keys)), float(self._stop.requested))
+        sums = sum_over_processes(self.accelerator, own.losses, counts, self.parameters)
         norm = clip_mean_gradient(list(self.parameters.values()), sums[1], settings.max_grad_norm)
         finite = torch.isfinite(norm) & torch.isfinite(sums[0])
         learning_rate = learning_rate_at(self.step, settings.max_train_steps, settings)
@@ -240,41 +231,12 @@ class Trainer:
             gradient_norm=norm_before,
             learning_rate=learning_rate,
             images_per_second=counted / (time.perf_counter() - start),
-            data_seconds=data_seconds,
+            data_seconds=own.data_seconds,
             images=int(counted),
             skipped=not was_finite,
+            skipped_keys=() if was_finite else tuple(own.keys),
         )
         return record, bool(stop)
-
-    def _join(self, parts: tuple[Batch, ...], micro_batch: int) -> None:
-        """Do this process's part in what all processes do together, where it has read no image.
-
-        A sharded network waits for every process to call it: one without images calls it with an earlier batch that counts for
-        nothing.
-        """
-        if not parts and isinstance(self.learner, JointLearner):
-            self.learner.join()
-        if not self._sharded:
-            return
-        if len(parts) > 1:
-            raise ConfigError(
-                f"step {self.step + 1}: FSDP needs images of one shape in a micro-batch; set --images.aspect_buckets false."
-            )
-        if parts:
-            self._stand_in = parts[0]
-        else:
-            self._accumulate(self._stand_in.to(self.accelerator.device), micro_batch, 0, weight=0.0)
-
-    def _accumulate(self, batch: Batch, micro_batch: int, part: int, weight: float = 1.0) -> Float[Tensor, ""]:
-        """Add the gradient of the summed losses of the images of one shape; return that sum, still on the device."""
-        position = (self.step, micro_batch, self.accelerator.process_index, *([part] if part else []))
-        seeds = self.stream.seeds
-        seeds.reset_global("dropout", *position)
-        with self.accelerator.autocast():
-            losses = self.learner.loss(batch, seeds.generator("noise", *position))
-        total = weight * losses.float().sum()
-        total.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-        return total.detach()
 
     def _apply(self, learning_rate: float, leave_out: Bool[Tensor, ""]) -> None:
         """Move the parameters and their running mean, unless the update is to be left out, which the device alone knows."""

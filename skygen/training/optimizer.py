@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from skygen.config import CountFromZero, Decay, Magnitude
 from skygen.errors import ConfigError, UnavailableError
 
 LEAST_PRODIGY_RATE = 0.01
@@ -37,21 +38,21 @@ class OptimizerSettings:
     optimizer: Literal["adamw", "adamw_8bit", "prodigy"] = "adamw"
     """adamw_8bit keeps its state in 8 bits (Dettmers et al. 2022); needs ``skygen[quantized]``. prodigy finds the learning rate
     (Mishchenko and Defazio 2023) and multiplies it by ``learning_rate``, usually 1; needs ``skygen[prodigy]``."""
-    learning_rate: float = 1e-4
+    learning_rate: Magnitude = 1e-4
     """Peak learning rate."""
     lr_scheduler: Literal["constant", "cosine"] = "cosine"
     """What follows the warm-up: stay at the peak, or fall to zero along half a cosine."""
-    lr_warmup_steps: int = 0
+    lr_warmup_steps: CountFromZero = 0
     """Updates over which the learning rate rises linearly from zero."""
-    adam_beta1: float = 0.9
+    adam_beta1: Decay = 0.9
     """Decay of the gradient's running mean."""
-    adam_beta2: float = 0.999
+    adam_beta2: Decay = 0.999
     """Decay of the squared gradient's running mean."""
-    adam_epsilon: float = 1e-8
+    adam_epsilon: Magnitude = 1e-8
     """Added to the denominator."""
-    adam_weight_decay: float = 1e-2
+    adam_weight_decay: Magnitude = 1e-2
     """Decoupled weight decay; vectors (biases, norms) have none."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Magnitude = 1.0
     """The gradient is scaled down to this norm; 0 leaves it as it is."""
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skygen.config import CountFromOne, CountFromZero
 from skygen.data.loading import Batch
 from skygen.errors import ConfigError
 from skygen.models.captioner import Captioner
@@ -29,9 +30,9 @@ class RewardSettings:
     """Captions drawn for each image; each is measured against the mean of the others."""
     weight: float = 1.0
     """Share of the reward in the loss, in (0, 1]; the rest is the ordinary cross-entropy, which keeps the language in place."""
-    max_new_tokens: int = 40
+    max_new_tokens: CountFromOne = 40
     """Longest drawn caption in tokens."""
-    document_limit: int = 20_000
+    document_limit: CountFromZero = 20_000
     """Training images from whose captions CIDEr-D takes its document frequencies; 0 is all."""
 
     def __post_init__(self) -> None:
@@ -69,6 +70,11 @@ class SelfCriticalLearner:
     def network(self) -> Any:
         """The model of transformers."""
         return self.captioner.network
+
+    @property
+    def divisible(self) -> bool:
+        """Whether an example's loss is its own; a margin looks at the other images of the batch."""
+        return self.settings.name != "margin"
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, " batch"]:
         """Return each example's loss: minus the mean over its samples of advantage times log-likelihood.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from skygen.config import CountFromOne, CountFromZero, Decay
 from skygen.models.device import MixedPrecision
 from skygen.training.optimizer import OptimizerSettings, learning_rate_at
 
@@ -12,21 +13,21 @@ from skygen.training.optimizer import OptimizerSettings, learning_rate_at
 class TrainSettings(OptimizerSettings):
     """How long, how much at a time, and how often to save."""
 
-    max_train_steps: int = 1000
+    max_train_steps: CountFromOne = 1000
     """Updates in all, those before a resume included."""
-    train_batch_size: int = 8
+    train_batch_size: CountFromOne = 8
     """Images per process and micro-batch."""
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: CountFromOne = 1
     """Micro-batches in an update."""
-    checkpointing_steps: int = 500
+    checkpointing_steps: CountFromZero = 500
     """A checkpoint every so many updates, and at the end."""
-    checkpoints_total_limit: int = 2
+    checkpoints_total_limit: CountFromZero = 2
     """Checkpoints kept; 0 keeps all."""
-    ema_decay: float = 0.0
+    ema_decay: Decay = 0.0
     """Decay of the running mean of the trained parameters that is exported in their place; 0 is off."""
     mixed_precision: MixedPrecision = "no"
     """Precision of the forward pass; what is trained stays float32. ``auto`` is bf16 where the device has it."""
-    dataloader_num_workers: int = 0
+    dataloader_num_workers: CountFromZero = 0
     """Processes that decode images beside the training."""
     group_by_length: bool = False
     """Put captions of about one length into a batch, so that less of it is padding."""

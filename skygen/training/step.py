@@ -20,6 +20,7 @@ class Step:
         data_seconds: that this process waited for data.
         images: examples in the update, over all processes.
         skipped: the loss or gradient was not finite, and the update was left out.
+        skipped_keys: ``Pair.key`` of this process's examples in an update that was left out.
     """
 
     step: int
@@ -31,6 +32,7 @@ class Step:
     data_seconds: float
     images: int
     skipped: bool
+    skipped_keys: tuple[str, ...] = ()
 
     def due(self, every: int) -> bool:
         """Say whether something done ``every`` so many steps is due now; the last step is always due, 0 is never."""
@@ -38,4 +40,4 @@ class Step:
 
     def record(self) -> dict[str, Any]:
         """Return the line of ``log.jsonl``."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "skipped_keys"}

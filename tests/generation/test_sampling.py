@@ -19,7 +19,7 @@ from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError, DataError, StorageError
 from skygen.generation import sampling
 from skygen.generation.choice import Candidates, Models, Wanted, best_candidate
-from skygen.generation.memory import Parts, is_out_of_memory
+from skygen.memory import Parts, is_out_of_memory
 from skygen.generation.picture_list import Picture, find_pictures
 from skygen.generation.prompts import Prompt
 from skygen.generation.provenance import read_label, save_synthetic

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from recipes.processes import ROOT, run
 
 from skygen.data.benchmarks import BenchmarkSettings, find_benchmark_set
 from skygen.evaluation.scores import Score
@@ -20,16 +19,10 @@ from skygen.evaluation.zero_shot import SEVEN_SETS
 from skygen.models.scorer import Scorer, ScorerSettings
 from skygen.runs import Run, RunSettings
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
 
 def evaluate(*words: str | Path, code: int = 0) -> str:
     """Run the recipe as a user would, and return what it said."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(REPOSITORY / "recipes" / "evaluate_scorer.py"), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=REPOSITORY, timeout=300, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stderr
+    return run([sys.executable, str(ROOT / "recipes" / "evaluate_scorer.py"), *map(str, words)], code)
 
 
 @pytest.mark.slow
@@ -107,7 +100,7 @@ def test_remoteclips_protocol_takes_the_caption_files_of_remote_sensing(skyclip_
 
 
 def load_recipe() -> Any:
-    path = REPOSITORY / "recipes" / "evaluate_scorer.py"
+    path = ROOT / "recipes" / "evaluate_scorer.py"
     spec = importlib.util.spec_from_file_location("evaluate_scorer", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -1,15 +1,14 @@
 """The recipes in the order of the quick start, on tiny random models: what each leaves behind, and its exit code."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from recipes.processes import ROOT, run
 
 from skygen.data.images import open_image
 from skygen.miniature.architectures import build_judge
@@ -17,18 +16,13 @@ from skygen.miniature.world import CLASSES
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TEST_CSV = "SkyScript_test_30K_filtered_by_CLIP_openai.csv"
 TRAIN_CSV = "SkyScript_train_unfiltered_5M.csv"
 
 
 def recipe(name: str, *words: str | Path, code: int = 0) -> str:
     """Run a recipe as a user would, and return what it said."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(REPOSITORY / "recipes" / f"{name}.py"), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=REPOSITORY, timeout=300, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stderr
+    return run([sys.executable, str(ROOT / "recipes" / f"{name}.py"), *map(str, words)], code)
 
 
 def read_json(path: Path) -> Any:

@@ -23,6 +23,7 @@ from skygen.data.loading import Batch, CaptionSettings
 from skygen.data.pair import Pair
 from skygen.errors import ConfigError, Preempted, SkygenError, StorageError
 from skygen.models.adapters import LoraSettings
+from skygen.signals import StopSignal
 from skygen.training.loop import Step, Trainer
 from skygen.training.optimizer import learning_rate_at
 
@@ -254,7 +255,36 @@ def test_an_update_that_is_not_finite_is_left_out(kind: str, pairs: list[Pair], 
         assert all(bool(tensor.isfinite().all()) for tensor in (*now.values(), *trainer.average.values()))
         seen.append(step.skipped)
         before = now
+        assert bool(step.skipped_keys) == step.skipped
+        assert len(step.skipped_keys) == (4 if step.skipped else 0)
     assert seen == [False, False, True, True, False, False]
+
+
+def test_values_that_are_not_finite_are_never_saved(pairs: list[Pair], accelerator: Any, tmp_path: Path) -> None:
+    trainer = linear(pairs, accelerator, tmp_path, max_train_steps=2)
+    list(trainer.steps())
+    trainer.save()
+    saved = trainer.checkpoints.latest()
+    with torch.no_grad():
+        trainer.parameters["bias"].fill_(float("inf"))
+    trainer.step = 3
+    with pytest.raises(SkygenError, match=r"step 3: bias holds values that are not finite, so nothing is saved; lower"):
+        trainer.save()
+    latest = trainer.checkpoints.latest()
+    assert saved is not None and latest is not None
+    assert (latest.step, saved.step) == (2, 2)
+    assert bool(latest.tensors["parameters"]["bias"].isfinite().all())
+
+
+def test_a_run_that_ends_with_values_that_are_not_finite_ends_in_an_error(
+    pairs: list[Pair], accelerator: Any, tmp_path: Path
+) -> None:
+    trainer = linear(pairs, accelerator, tmp_path, max_train_steps=2)
+    with pytest.raises(SkygenError, match="step 2: weight holds values that are not finite"):
+        for step in trainer.steps():
+            if step.step == 2:
+                with torch.no_grad():
+                    trainer.parameters["weight"][0, 0] = float("nan")
 
 
 def test_ten_updates_in_a_row_that_are_not_finite_end_the_run(pairs: list[Pair], accelerator: Any, tmp_path: Path) -> None:
@@ -419,8 +449,8 @@ def test_a_finished_run_has_nothing_left_to_do(pairs: list[Pair], accelerator: A
     assert equal(copies(again.parameters), copies(trainer.parameters))
 
 
-def test_a_signal_lets_the_step_end_and_saves(pairs: list[Pair], accelerator: Any, tmp_path: Path) -> None:
-    trainer = linear(pairs, accelerator, tmp_path)
+def test_a_signal_lets_the_step_end_and_saves(pairs: list[Pair], accelerator: Any, tmp_path: Path, stop: StopSignal) -> None:
+    trainer = linear(pairs, accelerator, tmp_path, stop=stop)
     seen = []
     with pytest.raises(Preempted, match="stopped by a signal after step 3; the same command continues"):
         for step in trainer.steps():
@@ -437,10 +467,10 @@ def test_a_signal_lets_the_step_end_and_saves(pairs: list[Pair], accelerator: An
 
 
 def test_a_signal_to_the_loader_s_workers_too_does_not_break_the_step(
-    pairs: list[Pair], accelerator: Any, tmp_path: Path
+    pairs: list[Pair], accelerator: Any, tmp_path: Path, stop: StopSignal
 ) -> None:
     """A scheduler signals every process of a job; a worker that died of it would end the training without its save."""
-    trainer = linear(pairs, accelerator, tmp_path, dataloader_num_workers=1, max_train_steps=40)
+    trainer = linear(pairs, accelerator, tmp_path, stop=stop, dataloader_num_workers=1, max_train_steps=40)
     with pytest.raises(Preempted, match="after step 3"):
         for step in trainer.steps():
             if step.step == 2:

@@ -86,3 +86,25 @@ def test_processes_that_differ_by_one_bit_end_with_a_sentence(seen: dict[int, li
             "resume": "process 1 goes on after step 0 and process 0 after step 2; put --run.root on a disk that all machines "
             "share, and run the same command again.",
         }
+
+
+@pytest.mark.slow
+def test_an_update_that_is_not_finite_on_one_process_is_left_out_on_all(seen: dict[int, list[dict[str, Any]]]) -> None:
+    first, second = (rank["spoilt"] for rank in seen[2])
+    assert len(first) == len(second) == UPDATES
+    assert [skipped for skipped, _, _ in first] == [skipped for skipped, _, _ in second] == [False, False, True] + [False] * 3
+    assert [values for _, _, values in first] == [values for _, _, values in second]
+    assert first[2][2] == first[1][2] != first[3][2]
+    own, other = first[2][1], second[2][1]
+    assert len(own) == len(other) == 2  # each names the examples that it has seen
+    assert set(own).isdisjoint(other)
+
+
+@pytest.mark.slow
+def test_a_process_with_too_little_memory_takes_longer_and_the_update_is_the_same(
+    seen: dict[int, list[dict[str, Any]]],
+) -> None:
+    first, second = seen[2]
+    assert first["narrow"] == second["narrow"]
+    assert first["narrow"] == pytest.approx(first["wide"], rel=1e-6)
+    assert len(first["wide"]) == UPDATES

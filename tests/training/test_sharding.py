@@ -13,11 +13,13 @@ from accelerate import Accelerator, DistributedType
 from recipes.processes import end_all, finish, launcher, start
 from safetensors.torch import load_file
 from torch import nn
-from toy import Linear, build_stream, build_trainer, train_pairs
+from toy import Linear, build_stream, train_pairs
 
 from skygen.checkpoints import Checkpoints
 from skygen.data.loading import Batch
 from skygen.errors import ConfigError
+from skygen.training.gradients import GradientSum
+from skygen.training.settings import TrainSettings
 from skygen.training.sharding import is_sharded, shard_frozen
 
 LOSSES = 1e-6
@@ -48,18 +50,15 @@ def test_a_network_that_cannot_be_sharded_is_refused(accelerator: Accelerator, m
         shard_frozen(network, network.parameters(), accelerator)
 
 
-def test_images_of_several_shapes_are_refused_where_the_base_is_sharded(
-    world: Path, accelerator: Accelerator, tmp_path: Path
-) -> None:
+def test_images_of_several_shapes_are_refused_where_the_base_is_sharded(world: Path, accelerator: Accelerator) -> None:
     learner = Linear()
-    trainer = build_trainer(
-        learner, dict(learner.network.named_parameters()), build_stream(train_pairs(world)), accelerator, tmp_path
-    )
+    parameters, stream = dict(learner.network.named_parameters()), build_stream(train_pairs(world))
+    gradients = GradientSum(learner, parameters, stream, TrainSettings(), accelerator, 0)
     shapes = tuple(Batch(torch.zeros(1, 3, 8, side), ("a lake",), ("0",)) for side in (8, 16))
-    trainer._join(shapes, 0)
-    trainer._sharded = True
+    gradients._join(shapes, (0, 0))
+    gradients._sharded = True
     with pytest.raises(ConfigError) as raised:
-        trainer._join(shapes, 0)
+        gradients._join(shapes, (0, 0))
     assert str(raised.value) == ("step 1: FSDP needs images of one shape in a micro-batch; set --images.aspect_buckets false.")
 
 

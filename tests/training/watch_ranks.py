@@ -16,23 +16,27 @@ from toy import Linear, build_stream, build_trainer, train_pairs
 
 from skygen.errors import SkygenError
 from skygen.training.loop import Trainer
+from skygen.training.reduction import checksum
 
 UPDATES = 6
 
 
 class Watched(Linear):
-    """Notes the noise's seed of every micro-batch; where told, moves its own weight by one unit in the last place."""
+    """Notes the noise's seed of every micro-batch; where told, moves its own weight by one unit in the last place, or spoils
+    its loss in the third update, or has memory for one example at a time."""
 
     def __init__(self) -> None:
         super().__init__(noise=0.3)
         self.heard: list[int] = []
-        self.strays = False
+        self.strays = self.spoils = self.is_narrow = False
 
     def loss(self, batch: Any, generator: torch.Generator) -> torch.Tensor:
         self.heard.append(generator.initial_seed())
         if self.strays:
             stray(self)
-        return super().loss(batch, generator)
+        if self.is_narrow and len(batch.keys) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().loss(batch, generator) * (float("nan") if self.spoils and len(self.heard) == 3 else 1.0)
 
 
 def stray(learner: Linear) -> None:
@@ -86,12 +90,26 @@ def go_astray(world: Path, folder: Path, accelerator: Accelerator) -> dict[str, 
     return said
 
 
+def spoil(world: Path, folder: Path, accelerator: Accelerator) -> dict[str, Any]:
+    """Let the second process have a loss that is not finite, and too little memory."""
+    trainer, learner = begin(world, folder / "spoilt", accelerator)
+    learner.spoils = accelerator.process_index == 1
+    steps = [(step.skipped, list(step.skipped_keys), checksum(trainer.parameters).tolist()) for step in trainer.steps()]
+    narrow, learner = begin(world, folder / "narrow", accelerator)
+    learner.noise, learner.is_narrow = 0.0, accelerator.process_index == 1
+    losses = [step.loss for step in narrow.steps()]
+    wide, learner = begin(world, folder / "wide", accelerator)
+    learner.noise = 0.0
+    return {"spoilt": steps, "narrow": losses, "wide": [step.loss for step in wide.steps()]}
+
+
 def main(world: Path, out: Path) -> None:
     accelerator = Accelerator(cpu=True)
     rank, processes = accelerator.process_index, accelerator.num_processes
     seen: dict[str, Any] = {str(each): watch(world, out / str(each), accelerator, each) for each in (1, 3)}
     if processes > 1:
         seen["said"] = go_astray(world, out, accelerator)
+        seen |= spoil(world, out, accelerator)
     (out / f"rank-{rank}-of-{processes}.json").write_text(json.dumps(seen))
     accelerator.end_training()
 

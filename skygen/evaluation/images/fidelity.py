@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float
 
-from skygen.errors import DataError
+from skygen.evaluation.images.comparable import require_comparable
 from skygen.evaluation.intervals import draw_half_couples, interval_of_halves
 from skygen.evaluation.scores import Score
 from skygen.seeding import Seeds
@@ -52,7 +52,7 @@ def frechet_distance(
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    _check(real_features, generated_features, at_least=2)
+    require_comparable(real_features, generated_features, at_least=2)
     identity: Any = _identity()
     identity.num_features = real_features.shape[1]
     return float(_fill(FrechetInceptionDistance(identity, **ALONE), real_features, generated_features).compute())
@@ -84,7 +84,7 @@ def kernel_distance(
     import torch
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    _check(real_features, generated_features, at_least=2)
+    require_comparable(real_features, generated_features, at_least=2)
     counts = len(real_features), len(generated_features)
     subset_size = min(*counts, KERNEL_ROWS)
     subsets = -(-max(counts) // subset_size)
@@ -133,7 +133,7 @@ def fidelity_scores(
     Raises:
         DataError: a side is empty, the dimensions differ, or a feature is not finite.
     """
-    _check(real, generated, at_least=1)
+    require_comparable(real, generated, at_least=1)
     fewest, dimension = min(len(real), len(generated)), real.shape[1]
 
     known: dict[str, tuple[int, Callable[[Features, Features], float]]] = {
@@ -184,18 +184,3 @@ def _fill(metric: Any, real: Float[np.ndarray, "real dimension"], generated: Flo
     metric.update(torch.from_numpy(real.astype(np.float64)), real=True)
     metric.update(torch.from_numpy(generated.astype(np.float64)), real=False)
     return metric
-
-
-def _check(
-    real: Float[np.ndarray, "real dimension"], generated: Float[np.ndarray, "generated _dimension"], *, at_least: int
-) -> None:
-    for side, features in (("real", real), ("generated", generated)):
-        if len(features) < at_least:
-            raise DataError(f"There are {len(features)} {side} images, at least {at_least} are needed; give more.")
-        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-        if bad.size:
-            raise DataError(f"The features of {side} image {bad[0]} are not finite ({bad.size} such images); leave them out.")
-    if real.shape[1] != generated.shape[1]:
-        raise DataError(
-            f"Real images have {real.shape[1]} features and generated ones {generated.shape[1]}; use one extractor for both."
-        )

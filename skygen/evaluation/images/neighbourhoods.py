@@ -21,7 +21,8 @@ from typing import Final, final
 import numpy as np
 from jaxtyping import Float
 
-from skygen.errors import ConfigError, DataError
+from skygen.errors import ConfigError
+from skygen.evaluation.images.comparable import require_comparable
 from skygen.evaluation.intervals import draw_half_couples, interval_of_halves
 from skygen.evaluation.scores import Score
 from skygen.seeding import Seeds
@@ -223,16 +224,4 @@ def _check(
 ) -> None:
     if neighbours < 1:
         raise ConfigError(f"neighbours is {neighbours}; a ball reaches to one at least: give 1 or more, such as {NEIGHBOURS}.")
-    for side, features in (("real", real), ("generated", generated)):
-        if len(features) < at_least:
-            raise DataError(
-                f"There are {len(features)} {side} images, at least {at_least} are needed for balls of {neighbours} "
-                f"neighbours; give more."
-            )
-        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-        if bad.size:
-            raise DataError(f"The features of {side} image {bad[0]} are not finite ({bad.size} such images); leave them out.")
-    if real.shape[1] != generated.shape[1]:
-        raise DataError(
-            f"Real images have {real.shape[1]} features and generated ones {generated.shape[1]}; use one extractor for both."
-        )
+    require_comparable(real, generated, at_least=at_least, why=f"for balls of {neighbours} neighbours")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from skygen.config import CountFromZero
 from skygen.data.pair import Pair
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
@@ -32,7 +33,7 @@ class TrainingSettings:
     """Its list."""
     split: str | None = "train"
     """Of that data set."""
-    limit: int = 0
+    limit: CountFromZero = 0
     """At most so many pairs, 0 for all."""
 
     def read(self, rejects: Rejects) -> PairList | None:

@@ -31,11 +31,11 @@ from skygen.evaluation.pair_scores.embedding import embed_pixels, embed_texts
 from skygen.evaluation.shards import EmbeddingShards
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
+from skygen.signals import wait_until
 from skygen.storage import writing
 
 REFERENCES = 256
 """Captions that every image is compared with for its margin; the error of their mean is a sixteenth of their spread."""
-SECONDS_BETWEEN_LOOKS = 0.5
 MEASURES = ("similarity", "margin", "mismatched")
 """Of each column of captions; in a shard ``MEASURE:COLUMN``."""
 
@@ -109,7 +109,7 @@ class PairScorer:
                 shards.write(number, embed_texts(self.scorer, texts, self.batch_size))
             done += sizes[column, number]
             progress(done, total)
-        _wait(lambda: all(self.texts(column).has(number) for column, number in reversed(work)))
+        wait_until(lambda: all(self.texts(column).has(number) for column, number in reversed(work)))
 
     def score(self, rank: int, processes: int, progress: Progress) -> float:
         """Score this process's share of the shards, and wait for the others'.
@@ -149,7 +149,7 @@ class PairScorer:
             self._write(number, span, images, references)
             done += len(span)
         seconds = time.perf_counter() - begun
-        _wait(lambda: all(self.is_scored(number) for number in reversed(self.shards())))
+        wait_until(lambda: all(self.is_scored(number) for number in reversed(self.shards())))
         return waited / seconds if own else 0.0
 
     def references(self, column: str) -> References:
@@ -262,12 +262,6 @@ def measure_pairs(
         place = np.where(np.isnan(found), (place + 1) % len(numbers), place)
         other = np.where(np.isnan(other), found, other)
     return similarity, margin, np.where(counts > 0, other, np.nan)
-
-
-def _wait(is_done: Callable[[], bool]) -> None:
-    """Wait for the files of other processes; a barrier of torch's would give up on a slower one after minutes."""
-    while not is_done():
-        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 class _Pixels(Dataset[Any]):

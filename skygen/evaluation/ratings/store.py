@@ -16,7 +16,7 @@ from typing import Any, Final, final, get_args
 
 from skygen.errors import ConfigError, DataError, StorageError
 from skygen.evaluation.ratings.ballots import Asked, Kind, Subject
-from skygen.storage import append_lines, flush_to_disk, locked, storage_error
+from skygen.storage import append_lines, appending, flush_to_disk, locked
 
 FILE: Final = "ratings.jsonl"
 ANSWERS: Final[dict[Kind, tuple[str | int, ...]]] = {"pair": ("left", "right", "same"), "five": (1, 2, 3, 4, 5)}
@@ -125,20 +125,12 @@ class RatingStore:
             StorageError: the disk is full or refuses.
         """
         line = json.dumps(asdict(rating)).encode() + b"\n"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            is_new = not self.path.exists()
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                with locked(descriptor):
-                    append_lines(descriptor, line)
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            if is_new:
-                flush_to_disk(self.path.parent)
-        except OSError as error:
-            raise storage_error(self.path, error) from error
+        is_new = not self.path.exists()
+        with appending(self.path) as descriptor:
+            append_lines(descriptor, line)
+            os.fsync(descriptor)
+        if is_new:
+            flush_to_disk(self.path.parent)
 
     def read(self) -> Ratings:
         """Read all ratings; of each rater and question the latest counts, by its place in the file, whatever clocks said.

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, final
 
+from skygen.config import CountFromZero
 from skygen.errors import ConfigError, DataError
 from skygen.evaluation.splits import fingerprint_references
 from skygen.seeding import Seeds
@@ -45,7 +46,7 @@ class UtilitySettings:
     """Split of the real data that is tested on."""
     test_csv: Path | None = None
     """Pair list of the test images, where ``--real.csv`` names that of the training images."""
-    test_limit: int = 0
+    test_limit: CountFromZero = 0
     """At most so many test images, each class with its share; 0 takes all."""
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from typing import final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from skygen.config import Magnitude
 from skygen.data.framing import ImageSettings
 from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pair import Pair
@@ -40,7 +41,7 @@ class ValidationSettings:
     """Held-out captions on the grid, where there are no prompts."""
     num_inference_steps: int = 20
     """Denoising steps of a picture."""
-    guidance_scale: float = 5.0
+    guidance_scale: Magnitude = 5.0
     """Weight of the prompt; 1 is none."""
     scorer: str = "miniature"
     """The CLIP that scores the pictures, as --scorer.name of other recipes has it; empty for no scores."""

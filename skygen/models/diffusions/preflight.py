@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +23,8 @@ from skygen.seeding import Seeds
 
 if TYPE_CHECKING:
     from skygen.models.diffusion import Diffusion
+
+_LOG = logging.getLogger("skygen")
 
 IMAGES = 8
 SMALLEST_ERROR = 1e-10
@@ -142,7 +145,7 @@ def probe_update(
         autocast: the precision of the training.
 
     Raises:
-        ConfigError: it does not fit.
+        ConfigError: not even one image fits; of more it is said.
     """
     network, was_training = diffusion.network, diffusion.network.training
     device = next(network.parameters()).device
@@ -157,11 +160,13 @@ def probe_update(
             losses = diffusion.loss(batch, Seeds(0).generator("probe"))
         losses.float().sum().backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
     except torch.OutOfMemoryError as error:
-        smaller = f", or --train.train_batch_size {batch_size // 2} with twice --train.gradient_accumulation_steps"
-        raise ConfigError(
-            f"{batch_size} images of {size[0]} x {size[1]} pixels do not fit into the memory of {device}; set "
-            f"--model.gradient_checkpointing true{smaller if batch_size > 1 else ''}."
-        ) from error
+        images = f"{batch_size} images" if batch_size > 1 else "one image"
+        told = f"{images} of {size[0]} x {size[1]} pixels at a time: the memory of {device} does not suffice; set "
+        mend = "--model.gradient_checkpointing true"
+        if batch_size == 1:
+            raise ConfigError(f"{told}{mend}, or take a smaller --images.resolution.") from error
+        smaller = f"--train.train_batch_size {batch_size // 2} with twice --train.gradient_accumulation_steps"
+        _LOG.warning(f"{told}{mend}, or {smaller}; otherwise it is taken apart, which takes longer.")
     finally:
         network.train(was_training)
         for parameter in trained:

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from skygen.config import CountFromOne
 from skygen.errors import ConfigError
 from skygen.models.diffusions.clean_estimate import CleanEstimate
 from skygen.models.diffusions.family import Conditioning, DiffusionFamily
@@ -49,11 +50,11 @@ class SamplingSettings:
     """How far guidance is brought back to the contrast without it, in [0, 1] (Lin et al. 2024); the model's own if left out."""
     lora_scale: float = 1.0
     """How strongly the adapter acts: 1 as trained, 0 not at all."""
-    resolution: int | None = None
+    resolution: CountFromOne | None = None
     """Side in pixels; the model's own when left out."""
-    height: int | None = None
+    height: CountFromOne | None = None
     """In pixels; ``resolution`` when left out."""
-    width: int | None = None
+    width: CountFromOne | None = None
     """In pixels; ``resolution`` when left out."""
     strength: float = 0.6
     """Of a picture that begins as another: how much of the way from noise is gone, in (0, 1]."""

@@ -65,9 +65,14 @@ class Parts:
             )
         _LOG.warning(f"out of memory with {self.size} pictures at a time; going on with {self.size // 2}")
         self.size //= 2
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()
+
+
+def release_memory() -> None:
+    """Let go of what nothing refers to any more; to be called when the error, whose traceback refers to tensors, is gone."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
