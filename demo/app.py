@@ -74,9 +74,13 @@ def build(studio: Studio, config: Config | None = None) -> gr.Blocks:
 def main(config: Config) -> None:
     """Open the page and serve it until it is interrupted or asked to end."""
     with serving.opening(config.server) as folder:
-        page = build(Studio(config, folder), config)
+        studio = Studio(config, folder)
+        page = build(studio, config)
         logger.info(f"The demo: {serving.address(config.server)} (Ctrl-C ends it)")
-        serving.serve(page, config.server, folder)
+        try:
+            serving.serve(page, config.server, folder)
+        finally:
+            studio.close()
 
 
 if __name__ == "__main__":

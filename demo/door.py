@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, final
 from urllib.parse import urlsplit
 
+from demo.brake import Brake
 from demo.calls import Refusal, check_files, check_named, check_numbered, read_call
 
 Message = MutableMapping[str, Any]
@@ -97,6 +98,7 @@ class Door:
         self._application = application
         self._rules = rules
         self._functions = functions
+        self._brake = Brake()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Let a request in, or refuse it with one sentence."""
@@ -116,7 +118,17 @@ class Door:
         except Refusal as refusal:
             await answer.refuse(refusal)
             return
+        if way == "login" and scope["method"] == "POST":
+            await self._log_in(scope, receive, answer)
+        else:
+            await self._application(scope, receive, answer)
+
+    async def _log_in(self, scope: Message, receive: Receive, answer: _Answer) -> None:
+        client = str((scope.get("client") or ("",))[0])
+        await asyncio.sleep(self._brake.begin(client))
         await self._application(scope, receive, answer)
+        if answer.status < 400:
+            self._brake.succeed(client)
 
     def _check_names(self, scope: Message, headers: dict[str, str]) -> None:
         host = headers.get("host", "")
@@ -202,12 +214,14 @@ class _Answer:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._cut = False
+        self.status = 0
 
     async def __call__(self, message: Message) -> None:
         if self._cut:
             return
         if message["type"] == "http.response.start":
-            if message["status"] == 500:
+            self.status = int(message["status"])
+            if self.status == 500:
                 await self.refuse(Refusal(500, "Something went wrong here; the log of the server says what."))
                 self._cut = True
                 return

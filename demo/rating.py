@@ -71,7 +71,7 @@ class _Parts:
             with gr.Row():
                 self.captions = [gr.Textbox(interactive=False, lines=1, label=WORDS[side]) for side in ("left", "right")]
             with gr.Row() as self.pair:
-                chosen = [(answer, gr.Button(words, variant="primary")) for answer, words in WORDS.items()]
+                chosen = [(answer, gr.Button(words, variant="primary", min_width=90)) for answer, words in WORDS.items()]
             with gr.Row() as self.five:
                 graded = [(answer, gr.Button(str(answer), variant="primary")) for answer in ANSWERS["five"]]
             self.answers: list[tuple[str | int, Any]] = [*chosen, *graded]
@@ -166,7 +166,7 @@ def _show(parts: _Parts, room: RatingRoom, sitting: Sitting) -> dict[Any, Any]:
 
 def _progress(place: int, total: int) -> str:
     done = f'<div style="width: {100 * place / total:.1f}%; height: 6px; background: var(--primary-500)"></div>'
-    return f'<div>Question {place + 1} of {total}</div><div style="background: var(--neutral-200)">{done}</div>'
+    return f'<div>Question {place + 1} of {total}</div><div style="background: var(--border-color-primary)">{done}</div>'
 
 
 def build(rating_room: RatingRoom) -> gr.Blocks:

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from demo.appearance import CSS, make_theme
 from demo.door import Door, Rules
 from skygen.errors import ConfigError, StorageError, UnavailableError
 from skygen.runs import logger
@@ -46,9 +47,6 @@ LARGEST_UPLOAD: Final = 100_000_000
 """Bytes of the files that are chosen together."""
 MOST_KEPT: Final = 2_000_000_000
 """Bytes of uploads and of copies for browsers, all visitors together; gradio takes away what is older than an hour."""
-CSS: Final = ".gradio-container { width: 100% !important; max-width: 1180px !important; margin: 0 auto !important }"
-FONT: Final = "IBM Plex Sans"
-"""Gradio 6.31 brings it along, so nothing is fetched; its file of weight 600 lacks the Latin letters."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,7 @@ def start(page: gr.Blocks, settings: ServerSettings, folder: Path, accounts: lis
         raise StorageError(
             f"{settings.host}:{settings.port} cannot be listened on: choose another --server.port, or end what uses it."
         ) from error
-    except ValueError as error:  # gradio asks the page for itself five times; without an answer it would have it shared
+    except Exception as error:  # gradio asks the page whether it has started, and a proxy may answer in its place
         page.close(verbose=False)
         raise UnavailableError(
             f"{address(settings)} does not answer this machine itself: set NO_PROXY=localhost,127.0.0.1 if a proxy is set, "
@@ -219,9 +217,6 @@ def launching(settings: ServerSettings, accounts: list[tuple[str, str]]) -> dict
         settings: where it is served.
         accounts: of those who may use it.
     """
-    import gradio as gr
-
-    fonts = (gr.themes.GoogleFont(FONT, weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif")
     return {
         "server_name": _in_brackets(settings.host),
         "server_port": settings.port,
@@ -229,6 +224,7 @@ def launching(settings: ServerSettings, accounts: list[tuple[str, str]]) -> dict
         "auth": accounts or None,
         "quiet": True,
         "share": False,
+        "_frontend": False,  # no second check, which gives the page 3 s to answer, and would have it shared where it does not
         "show_error": False,
         "max_file_size": LARGEST_FILE,
         "strict_cors": True,
@@ -239,7 +235,7 @@ def launching(settings: ServerSettings, accounts: list[tuple[str, str]]) -> dict
         "ssr_mode": False,
         "state_session_capacity": 256,
         "footer_links": ["settings"],
-        "theme": gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=fonts),
+        "theme": make_theme(),
         "css": CSS,
     }
 

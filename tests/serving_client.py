@@ -62,10 +62,16 @@ class Served:
             answer.begin()
             return Answer(answer.status, answer.read().decode("utf-8", "replace"), dict(answer.headers.items()))
 
-    def call(self, name: str, data: Any) -> Answer:
-        """Call a function of the page and wait for what comes of it; a refusal before it is queued is returned as it is."""
+    def call(self, name: str, data: Any, **more: Any) -> Answer:
+        """Call a function of the page and wait for what comes of it; a refusal before it is queued is returned as it is.
+
+        Args:
+            name: of the function.
+            data: its arguments.
+            more: beside them, such as ``session_hash`` of a visitor who has been there before.
+        """
         # allow_nan: some of the tests want to send what is no JSON
-        answer = self.ask(f"{CALL}{name}", "POST", JSON, json.dumps({"data": data}).encode())
+        answer = self.ask(f"{CALL}{name}", "POST", JSON, json.dumps({"data": data, **more}).encode())
         if answer.status != 200:
             return answer
         return self.ask(f"{CALL}{name}/{json.loads(answer.text)['event_id']}")

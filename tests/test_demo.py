@@ -134,6 +134,24 @@ def test_what_people_write_is_never_read_as_markup() -> None:
     assert escape("<b>*x*</b>") == r"\<b\>\*x\*\</b\>"
 
 
+def test_labels_of_prompts_end_before_gradio_would_cut_them() -> None:
+    from demo.tabs.generate import LONGEST_LABEL, shorten
+
+    assert shorten("A winding green river.") == "A winding green river."
+    long = "A concrete airport runway next to a strip of woodland and a house and a road."
+    assert shorten(long) == "A concrete airport runway next to a strip of woodland."
+    assert len(shorten(long)) <= LONGEST_LABEL
+
+
+@pytest.mark.parametrize(("written", "read"), [("the model's own", None), ("", None), (None, None), ("0", 0.0), ("0.7", 0.7)])
+def test_the_rescale_is_the_models_own_unless_a_number_is_chosen(written: str | None, read: float | None) -> None:
+    from demo.tabs.generate import read_rescale
+
+    assert read_rescale(written) == read
+    with pytest.raises(ConfigError, match=r"^The rescale is 'much'; choose 0 to 1, or “the model's own”\.$"):
+        read_rescale("much")
+
+
 @pytest.fixture(scope="module")
 def page(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Serve the page as ``make demo`` does, in a process of its own, and give its address."""

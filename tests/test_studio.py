@@ -25,7 +25,7 @@ from skygen.models.scorer import ScorerSettings
 from skygen.models.weights import ModelSettings
 from skygen.seeding import Seeds
 from skygen.studio import limits
-from skygen.studio.comparing import compare, list_runs
+from skygen.studio.comparing import compare, compare_items, list_runs
 from skygen.studio.describing import Description, Unreadable, measure_agreement
 from skygen.studio.pictures import Progress, Request
 from skygen.studio.studio import IMAGES, TILES, Studio, StudioConfig, StudioSettings
@@ -157,6 +157,15 @@ def test_closing_the_iterator_ends_the_drawing(studio: Studio) -> None:
     assert len(finish(studio).drawings) == 1  # and the next one is drawn
 
 
+def test_closing_the_studio_ends_what_is_drawn_though_somebody_still_listens(tuned: Studio) -> None:
+    watched = tuned.watch(Request(PROMPT, **{**QUICK, "steps": 100, "count": 8}))
+    next(watched)
+    tuned.close()
+    left = list(watched)
+    assert not left or len(left[-1].drawings) < 8
+    assert len(finish(tuned).drawings) == 1
+
+
 def test_what_a_background_work_raises_is_raised_where_it_is_listened_to() -> None:
     def work(tell: Any, stop: threading.Event) -> None:
         tell(1)
@@ -284,6 +293,7 @@ def test_runs_stand_side_by_side_by_prompt(tmp_path: Path) -> None:
     for name in ("first", "second"):
         make_evaluation(tmp_path / "runs" / name, tmp_path / "data", count=5)
     (tmp_path / "runs" / "training").mkdir()
+    (tmp_path / "runs" / "metrics.json").write_text("{}")  # as a report of all of them leaves it
     found = list_runs(tmp_path / "runs")
     assert sorted(found) == ["first", "second"]
     assert list_runs(tmp_path / "nowhere") == {}
@@ -299,6 +309,42 @@ def test_runs_stand_side_by_side_by_prompt(tmp_path: Path) -> None:
     assert "0.31" in compared.scores
     with pytest.raises(ConfigError, match="There are 0 runs"):
         compare([])
+
+
+def test_later_runs_stand_against_the_first_item_by_item(tmp_path: Path) -> None:
+    raised = {"first": 0.0, "second": 0.02, "third": -0.02}
+    runs = [make_evaluation(tmp_path / name, tmp_path, raised=more) for name, more in raised.items()]
+    steps: list[tuple[int, int]] = []
+    text, why = compare_items(runs, lambda done, total: steps.append((done, total)))
+    assert why == ()
+    assert "Of runs with one protocol and split, each stands against the first: first." in text
+    headings = re.findall(r"^### (.+)$", text, re.MULTILINE)
+    assert headings[:2] == ["second\\: tuned minus first\\: tuned", "third\\: tuned minus first\\: tuned"]
+    assert len(headings) == 2 + 3 * 2  # and of each run its two models against its base
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `skyclip_score`")
+    ]
+    assert [(row[1], row[4]) for row in rows[:2]] == [
+        ("+0.0200", "second\\: tuned"),
+        ("\N{MINUS SIGN}0.0200", "first\\: tuned"),
+    ]
+    same = next(line for line in text.splitlines() if line.startswith("| `judge_accuracy`"))
+    assert "| not told apart |" in same
+    assert steps[-1][0] == steps[-1][1] > 2
+
+
+def test_runs_without_items_are_not_compared_item_by_item(tmp_path: Path) -> None:
+    run = make_evaluation(tmp_path / "only", tmp_path)
+    (run / "items.jsonl").unlink()
+    assert compare_items([run]) == ("", ())
+    with pytest.raises(ConfigError, match="There are 5 runs; give 1 to 4"):
+        compare_items([run] * 5)
+
+
+def test_pictures_of_older_drawings_are_taken_away(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skygen.studio.studio.PICTURES_KEPT", 3)
+    first, second, third, fourth = (finish(studio, count=2, steps=1).drawings[0].path for _ in range(4))
+    assert [path.exists() for path in (first, second, third, fourth)] == [False, False, True, True]
 
 
 def test_every_bound_is_checked_in_one_place() -> None:

@@ -30,6 +30,15 @@ MINIATURE: Final = (
     "works within seconds and without a download; it knows nothing of the real Earth."
 )
 
+COLOURS: Final = (
+    "--accent: var(--color-accent); --land: var(--border-color-primary); "
+    "--line: color-mix(in srgb, var(--body-text-color-subdued) 35%, transparent)"
+)
+"""Of the map, which is drawn for a page with other names of colours; without them it is black."""
+LINE: Final = "display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 6px 0; color: var(--body-text-color-subdued)"
+KEY: Final = "display: inline-block; width: 10px; height: 10px; background: var(--accent)"
+BORDERS: Final = "Countries and continents follow ISO 3166-1 and UN M49; borders © OpenStreetMap contributors."
+
 
 def add_about(studio: Studio, audit: Path | None) -> None:
     """Add the tab.
@@ -53,6 +62,7 @@ def add_about(studio: Studio, audit: Path | None) -> None:
         raise ConfigError(f"--audit {audit}: holds no audit; give the folder that `skygen audit` has written.")
     for one in section.sets:
         gr.HTML(_draw_map(one))
+    gr.Markdown(BORDERS)
 
 
 def _describe_models(studio: Studio) -> str:
@@ -77,12 +87,16 @@ def _describe_versions() -> str:
 
 
 def _draw_map(one: AuditedSet) -> str:
+    key = Markup("").join(
+        Markup('<span style="white-space: nowrap"><i style="{}; opacity: {}"></i> {}</span>').format(KEY, opacity, words)
+        for opacity, words in one.steps
+    )
     facts = Markup("").join(
         Markup('<span style="white-space: nowrap"><b>{}</b> {}</span>').format(value, name) for name, value in one.facts
     )
+    steps = Markup("pairs a cell of 2°: {}").format(key) if one.steps else "no pair has a place"
     return str(
-        Markup(
-            "<h4>{}</h4>{}"
-            '<p style="display: flex; flex-wrap: wrap; gap: 4px 20px; color: var(--body-text-color-subdued)">{}</p>'
-        ).format(one.name, one.map, facts)
+        Markup('<div style="{}"><h4>{}</h4>{}<p style="{}">{}</p><p style="{}">{}</p></div>').format(
+            COLOURS, one.name, one.map, LINE, steps, LINE, facts
+        )
     )

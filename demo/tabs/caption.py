@@ -25,6 +25,8 @@ def add_captioning(studio: Studio) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             picture = add_picture()
+            examples = [str(path) for path in studio.example_pictures()]
+            add_examples(picture, examples, "Tiles drawn by rules, such as the miniature has learned")
             candidates = gr.Slider(1, limits.MOST_CANDIDATES, CANDIDATES, step=1, label="Candidates")
             button = gr.Button("Describe", variant="primary")
         with gr.Column(scale=3, min_width=320):
@@ -33,8 +35,6 @@ def add_captioning(studio: Studio) -> None:
             agreement = gr.Markdown(WAITING)
             ranking = gr.HTML()
             gr.Markdown(f"{SCORE}; compare captions of one picture only.")
-    examples = [str(path) for path in studio.example_pictures()]
-    add_examples(picture, examples, "Tiles drawn by rules, such as the miniature has learned")
     described = gr.State()
 
     def describe(upload: dict[str, Any] | None, candidates: int = CANDIDATES) -> tuple[str, str, Description]:

@@ -1,4 +1,4 @@
-"""Finished runs side by side: tables of scores, and pictures of the same prompts and seeds."""
+"""Finished runs side by side: tables of scores, paired differences, and pictures of the same prompts and seeds."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from typing import Any, Final
 import gradio as gr
 from markupsafe import Markup
 
-from demo.tabs.parts import explaining, show_empty
+from demo.tabs.parts import explaining, hide_paths, show_empty
+from skygen.data.exports.markdown import escape
 from skygen.studio import limits
-from skygen.studio.comparing import MOST_RUNS, Cell, Comparison, compare, list_runs
+from skygen.studio.comparing import MOST_RUNS, Cell, Comparison, compare, compare_items, list_runs
 
 NOTHING: Final = (
     "No finished evaluation yet. Run recipes/evaluate_images.py or recipes/evaluate_captions.py, or `make run`, and press "
     "Look again."
 )
+TALLEST: Final = 720
+"""Pixels of the tables of scores, which scroll: of a run with many metrics they would hide what comes below."""
+PROGRESS: Final = gr.Progress()
+"""Asks gradio, as the default of a parameter, to show how far a function is."""
 CELL: Final = "padding: 6px; vertical-align: top; border: 1px solid var(--border-color-primary)"
 WAITING: Final = "Choose one run or several, and press Compare."
+UNPAIRED: Final = (
+    "No paired differences: they take two models, or two runs of one split, that were scored on the same items. "
+    "recipes/evaluate_images.py and recipes/evaluate_captions.py write these to items.jsonl."
+)
 
 
 def add_comparing(root: Path) -> None:
@@ -36,25 +45,39 @@ def add_comparing(root: Path) -> None:
             button = gr.Button("Compare", variant="primary")
             again = gr.Button("Look again", size="sm")
     with gr.Column(visible=False) as scores:
-        table = gr.Markdown()
+        table = gr.Markdown(max_height=TALLEST)
+    with gr.Column(visible=False) as paired:
+        differences = gr.Markdown()
     said = gr.HTML(show_empty(WAITING if names else NOTHING))
     grid = gr.HTML()
 
-    def show(wanted: list[str] | None) -> tuple[Any, Any, str, str]:
+    def find(wanted: list[str] | None) -> list[Path]:
         found = list_runs(root)
         if not found:
             raise gr.Error("There is no finished evaluation to compare yet.", print_exception=False)
+        limits.check_count("runs", wanted or [], MOST_RUNS)
+        return [found[limits.check_choice("run", name, list(found))] for name in wanted or []]
+
+    def show(wanted: list[str] | None) -> tuple[Any, Any, Any, str, str]:
         with explaining():
-            limits.check_count("runs", wanted or [], MOST_RUNS)
-            compared = compare([found[limits.check_choice("run", name, list(found))] for name in wanted or []])
-        return gr.update(visible=bool(compared.scores)), compared.scores, _draw_grid(compared), _say(compared)
+            compared = compare(find(wanted))
+        scores, hidden = gr.update(visible=bool(compared.scores)), gr.update(visible=False)
+        return scores, compared.scores, hidden, _draw_grid(compared), _say(compared)
+
+    def pair(wanted: list[str] | None, progress: gr.Progress = PROGRESS) -> tuple[Any, str]:
+        with explaining():
+            found, why = compare_items(find(wanted), lambda done, total: progress((done, total), desc="Paired differences"))
+        reasons = "\n".join(f"- {escape(hide_paths(reason))}" for reason in why)
+        return gr.update(visible=True), "\n\n".join(filter(None, (found or UNPAIRED, reasons)))
 
     def look() -> tuple[Any, str]:
         found = list(list_runs(root))
         return gr.update(choices=found, value=found[:2]), show_empty(WAITING if found else NOTHING)
 
     usual: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "once"}
-    button.click(show, chosen, [scores, table, grid, said], **usual)
+    shown = button.click(show, chosen, [scores, table, paired, grid, said], **usual)
+    # these are resampled, which takes seconds for each two models: the rest need not wait for it
+    shown.success(pair, chosen, [paired, differences], show_progress_on=[said], **usual)
     again.click(look, None, [chosen, said], **usual)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import gradio as gr
 
 from demo.tabs.parts import COMPUTING, SCORE, add_examples, add_gallery, explaining
+from skygen.errors import ConfigError
 from skygen.studio import limits
 from skygen.studio.pictures import Drawing, Progress, Request
 from skygen.studio.studio import Studio
@@ -19,6 +20,8 @@ NOTICE: Final = (
 )
 BESIDE: Final = "Beside it is what the base model draws from the same seed; choose another picture to see it there."
 BEST: Final = "Of several candidates the one with the highest score is the picture."
+OWN: Final = "the model's own"
+LONGEST_LABEL: Final = 60
 Shown = list[tuple[Any, str]]
 
 
@@ -37,7 +40,7 @@ class _Parts:
                 with gr.Row():
                     self.count = gr.Slider(1, limits.MOST_PICTURES, 2, step=1, label="Pictures", min_width=140)
                     self.candidates = gr.Slider(1, limits.MOST_CANDIDATES, 1, step=1, label="Candidates each", min_width=140)
-                self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=limits.LARGEST_SEED)
+                self.seed = gr.Number(0, label="Seed", precision=0)  # gradio would name no field where it is out of bounds
                 with gr.Row():
                     self.draw = gr.Button("Draw", variant="primary", scale=3, min_width=160)
                     self.stop = gr.Button("Stop", scale=1, min_width=80)
@@ -47,7 +50,9 @@ class _Parts:
             with gr.Column(scale=3, min_width=320):
                 self.gallery = add_gallery("Synthetic images")
                 self.cut = gr.Markdown(visible=False)
-                self.slider = gr.ImageSlider(label="base | tuned", format="png", interactive=False, visible=False)
+                self.slider = gr.ImageSlider(
+                    label="base | tuned", format="png", interactive=False, visible=False, max_height=380
+                )
                 with gr.Column(visible=False) as self.ranks:
                     self.ranking = add_gallery("All candidates of this picture, the best first", columns=4)
                 gr.Markdown(f"{NOTICE}\n\n{SCORE}; compare pictures of one text only. {BEST}{beside}")
@@ -59,18 +64,23 @@ class _Parts:
             self.guidance = gr.Slider(*limits.GUIDANCE, 5.0, step=0.5, label="Guidance", min_width=140)
         with gr.Row():
             self.scheduler = gr.Dropdown(list(limits.SCHEDULERS), value="model", label="Scheduler", min_width=140)
-            self.rescale = gr.Number(
-                None, label="Guidance rescale", minimum=0, maximum=1, step=0.1, placeholder="the model's own", min_width=140
+            # no number: an empty one becomes 0 in the browser as soon as it is seen, and 0 is not the model's own
+            self.rescale = gr.Dropdown(
+                [OWN, "0", "0.3", "0.5", "0.7", "1"],
+                value=OWN,
+                allow_custom_value=True,
+                label="Guidance rescale",
+                min_width=140,
             )
         with gr.Row():
-            self.width = gr.Number(None, label="Width", precision=0, placeholder="the model's own", min_width=140)
-            self.height = gr.Number(None, label="Height", precision=0, placeholder="the model's own", min_width=140)
+            self.width = gr.Number(0, label=f"Width, 0: {OWN}", precision=0, min_width=140)
+            self.height = gr.Number(0, label=f"Height, 0: {OWN}", precision=0, min_width=140)
         self.lora_scale = gr.Slider(*limits.LORA_SCALE, 1.0, step=0.05, label="Strength of the adapter", visible=tuned)
         self.beside_base = gr.Checkbox(tuned, label="Draw the base model's picture beside each", visible=tuned)
 
     def _add_examples(self, studio: Studio) -> None:
         prompts = studio.example_prompts()
-        labels = [text.partition(": ")[2] for text in prompts]
+        labels = [shorten(text.partition(": ")[2]) for text in prompts]
         add_examples(self.prompt, prompts, labels=labels, label="Prompts such as the miniature has learned")
 
     def asked(self) -> list[Any]:
@@ -95,7 +105,7 @@ def add_generating(studio: Studio) -> None:
         count: int = 2,
         candidates: int = 1,
         scheduler: str = "model",
-        rescale: float | None = None,
+        rescale: str = OWN,
         width: int | None = None,
         height: int | None = None,
         lora_scale: float = 1.0,
@@ -103,8 +113,9 @@ def add_generating(studio: Studio) -> None:
     ) -> Iterator[tuple[Shown, tuple[Drawing, ...]]]:
         with explaining():
             request = Request(
-                text, seed, steps, guidance, count, candidates, scheduler, rescale, lora_scale, width, height, beside_base
-            )
+                text, seed, steps, guidance, count, candidates, scheduler, read_rescale(rescale), lora_scale, width, height,
+                beside_base,
+            )  # fmt: skip
             with closing(studio.watch(request)) as watched:  # ends the drawing where nobody waits for it any longer
                 for progress in watched:
                     yield _show(progress), progress.drawings
@@ -134,9 +145,24 @@ def add_generating(studio: Studio) -> None:
         lay_out, [parts.drawings, parts.prompt], [*after, parts.cut], api_visibility="private", show_progress="hidden"
     )
     parts.gallery.select(select, parts.drawings, after, api_visibility="private", show_progress="hidden")
-    parts.stop.click(
-        _show_finished, parts.drawings, parts.gallery, cancels=[event], api_visibility="private", show_progress="hidden"
-    )
+    finished: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    stopped = parts.stop.click(_show_finished, parts.drawings, parts.gallery, cancels=[event], **finished)
+    # a preview that was on its way may come after this; once more where it can no longer, when the drawing has ended
+    stopped.then(_show_finished, parts.drawings, parts.gallery, **finished, **COMPUTING)
+
+
+def read_rescale(written: str | None) -> float | None:
+    """Read the rescale of guidance; None is the model's own.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    if not written or written == OWN:
+        return None
+    try:
+        return float(written)
+    except ValueError:
+        raise ConfigError(f"The rescale is {written[:20]!r}; choose 0 to 1, or “{OWN}”.") from None
 
 
 def _show(progress: Progress) -> Shown:
@@ -159,6 +185,13 @@ def _look_at(drawings: tuple[Drawing, ...], place: int) -> tuple[Any, Any, Any]:
         beside = gr.update(value=(str(drawing.base.path), str(drawing.path)), visible=True, label=scores)
     ranked = [(str(one.path), f"{rank}. SkyCLIP {one.score:.3f}") for rank, one in enumerate(drawing.candidates, start=1)]
     return beside, gr.update(visible=len(ranked) > 1), ranked
+
+
+def shorten(text: str) -> str:
+    """Leave out the last clauses of a sentence until gradio shows all of it, up to its 60th letter."""
+    while len(text) > LONGEST_LABEL and " and " in text:
+        text = text.rpartition(" and ")[0] + "."
+    return text
 
 
 def escape(text: str) -> str:

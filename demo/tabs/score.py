@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import gradio as gr
+from PIL import Image
 
 from demo.tabs.parts import (
     COMPUTING,
@@ -13,6 +14,7 @@ from demo.tabs.parts import (
     add_gallery,
     add_picture,
     explaining,
+    hide_paths,
     show_bars,
     show_cosines,
     show_empty,
@@ -20,6 +22,7 @@ from demo.tabs.parts import (
     take_upload,
 )
 from skygen.data.images import open_image
+from skygen.errors import SkygenError
 from skygen.studio import limits
 from skygen.studio.studio import Studio
 
@@ -37,6 +40,7 @@ def add_scoring(studio: Studio) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             picture = add_picture()
+            add_examples(picture, [str(path) for path in studio.example_pictures()], "Tiles drawn by rules")
             texts = gr.Textbox(
                 label=f"Texts, one a line, {limits.MOST_TEXTS} at most", lines=4, max_length=limits.MOST_TEXTS * 301,
                 placeholder="a satellite image of a harbour\na satellite image of a river",
@@ -54,7 +58,6 @@ def add_scoring(studio: Studio) -> None:
             likely = gr.HTML(show_empty(WAITING))
             galleries = [add_gallery(f"Nearest: {name}", columns=4) for name in studio.collections]
             gr.Markdown(f"{SCORE}. The shares of classes sum to 1 over those asked, whatever is seen.")
-    add_examples(picture, [str(path) for path in studio.example_pictures()], "Tiles drawn by rules")
 
     def score(upload: dict[str, Any] | None, written: str, named: str) -> tuple[str, str]:
         path = take_upload(upload)
@@ -70,8 +73,7 @@ def add_scoring(studio: Studio) -> None:
     def find_nearest(upload: dict[str, Any] | None) -> Any:
         path = take_upload(upload)
         with explaining():
-            image = open_image(path)
-            near = [show_found(studio.nearest(name, image, NEAREST_SHOWN)) for name in studio.collections]
+            near = _find_nearest(studio, open_image(path))
         return near if len(near) > 1 else near[0]
 
     button.click(
@@ -83,3 +85,15 @@ def add_scoring(studio: Studio) -> None:
         api_visibility="private",
         **COMPUTING,
     ).success(find_nearest, picture, galleries, preprocess=False, api_visibility="private", **COMPUTING)
+
+
+def _find_nearest(studio: Studio, image: Image.Image) -> list[list[tuple[Any, str]]]:
+    """Return what is nearest in each collection; one that cannot be searched is told, and the others are shown."""
+    near: list[list[tuple[Any, str]]] = []
+    for name in studio.collections:
+        try:
+            near.append(show_found(studio.nearest(name, image, NEAREST_SHOWN)))
+        except SkygenError as error:
+            gr.Warning(hide_paths(str(error)))
+            near.append([])
+    return near

@@ -31,6 +31,7 @@ def add_searching(studio: Studio) -> None:
             text = gr.Textbox(
                 label="What to look for", max_length=limits.LONGEST_PROMPT, placeholder="a satellite image of a harbour"
             )
+            add_examples(text, ["a harbour with boats", "a green river", "a baseball field"], "For example")
             by_text = gr.Button("Search by words", variant="primary")
             picture = add_picture("Or a picture to find others like it", 220)
             by_picture = gr.Button("Search by picture")
@@ -38,7 +39,6 @@ def add_searching(studio: Studio) -> None:
         with gr.Column(scale=3, min_width=320):
             gallery = add_gallery("Nearest first, with the cosine")
             gr.Markdown(GIVEN if names == (TILES,) else "The first search of a folder embeds its images; later ones are quick.")
-    add_examples(text, ["a harbour with boats", "a green river", "a baseball field"], "For example")
 
     def find_text(name: str, written: str, number: int) -> Any:
         with explaining():

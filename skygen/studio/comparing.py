@@ -1,15 +1,17 @@
-"""Finished runs side by side: their scores by protocol, and their pictures of the same prompts and seeds."""
+"""Finished runs side by side: scores by protocol, paired differences, and pictures of the same prompts and seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
+from skygen.data.exports.markdown import escape, quote_in_table
 from skygen.evaluation.reports.caveats import gather_faults, gather_leakage
+from skygen.evaluation.reports.differences import DifferenceLine, PairedDifferences, show_differences
 from skygen.evaluation.reports.facts import METRICS
-from skygen.evaluation.reports.markdown import format_caveats, format_scores
+from skygen.evaluation.reports.markdown import PAIRED, format_caveats, format_scores, format_table
 from skygen.evaluation.reports.pictures import PICTURES, order_columns, read_pictures
 from skygen.evaluation.reports.records import PictureRow, RunRecord
 from skygen.evaluation.reports.report import open_runs
@@ -22,6 +24,10 @@ MOST_RUNS: Final = 4
 """Side by side."""
 MOST_LISTED: Final = 200
 """Runs to choose from, the newest."""
+UNBROKEN: Final = "\N{NO-BREAK SPACE}"
+"""Within an interval: on a small screen the ends of one stay beside each other."""
+VERDICTS: Final = {"": "not told apart", "differs": "differ; neither way is better by itself"}
+"""What is said where neither of two models is the better one."""
 
 
 @final
@@ -62,6 +68,8 @@ def list_runs(root: Path) -> dict[str, Path]:
         for pattern in (f"*/{METRICS}", f"*/{PICTURES}", f"*/*/{METRICS}", f"*/*/{PICTURES}")
         for file in root.glob(pattern)
     }
+    # a report's folder has the scores of other runs, and is none itself
+    found = {folder for folder in found if (folder / "run_status.json").exists()}
     newest = sorted(found, key=lambda folder: (-folder.stat().st_mtime, folder))[:MOST_LISTED]
     return {folder.relative_to(root).as_posix(): folder for folder in newest}
 
@@ -83,6 +91,63 @@ def compare(runs: Sequence[Path]) -> Comparison:
     columns, rows, prompts = _lay_out(records)
     notes = sum(len(dict.fromkeys(record.notes)) for record in records)
     return Comparison("\n\n".join([*caveats, *scores]), columns, rows, prompts, notes)
+
+
+def compare_items(
+    runs: Sequence[Path], progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[str, tuple[str, ...]]:
+    """Compare runs item by item: the models of each with its base, and each run with the first of its kind.
+
+    Args:
+        runs: folders, 1 to ``MOST_RUNS``.
+        progress: is told how many comparisons are done, and of how many.
+
+    Returns:
+        Markdown with a table for each two models, empty where nothing can be compared; and why something was not compared,
+        a sentence each.
+
+    Raises:
+        ConfigError: none, or too many.
+        DataError: none of the folders exists.
+    """
+    limits.check_count("runs", runs, MOST_RUNS)
+    records = open_runs(runs)
+    found = [pair for pair in show_differences(records, progress) if pair.lines]
+    why = tuple(dict.fromkeys(f"{record.name}: {note}" for record in records for note in record.notes))
+    if not found:
+        return "", why
+    across, within = ([pair for pair in found if pair.is_of_one_run == wanted] for wanted in (False, True))
+    parts = ["## Paired differences", PAIRED]
+    if across:
+        firsts = " and ".join(dict.fromkeys(escape(pair.second[0]) for pair in across))
+        parts.append(f"Of runs with one protocol and split, each stands against the first: {firsts}.")
+    elif len(records) > 1:
+        parts.append("No two of these runs have a protocol, a split and a model in common; each stands by itself.")
+    return "\n\n".join([*parts, *(part for pair in [*across, *within] for part in _format_pair(pair))]), why
+
+
+def _format_pair(pair: PairedDifferences) -> tuple[str, str]:
+    """Return a heading and a table of two models."""
+    first, second = (model if pair.is_of_one_run else f"{run}: {model}" for run, model in (pair.first, pair.second))
+    where = f"{escape(pair.first[0])}: " if pair.is_of_one_run else ""
+    rows = [
+        (
+            quote_in_table(line.name),
+            line.value,
+            line.interval.replace(" ", UNBROKEN),
+            line.p_value,
+            escape(_name_better(line, first, second)),
+            f"{line.difference.count}",
+            quote_in_table(line.extractor),
+        )
+        for line in pair.lines
+    ]
+    header = ("metric", "difference", "95 % interval", "p", "better", "items", "extractor")
+    return f"### {where}{escape(first)} minus {escape(second)}", format_table(header, rows, right=(1, 2, 3, 5))
+
+
+def _name_better(line: DifferenceLine, first: str, second: str) -> str:
+    return {"better": first, "worse": second}.get(line.verdict) or VERDICTS[line.verdict]
 
 
 def _lay_out(

@@ -10,13 +10,16 @@ for progress in studio.watch(Request("A satellite image. It shows: A harbour.", 
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, final
+from weakref import WeakSet
 
 from PIL import Image
 
@@ -40,6 +43,8 @@ from skygen.studio.watching import in_background
 
 CANDIDATES: Final = 3
 """Captions that are written of a picture where nothing else is asked."""
+PICTURES_KEPT: Final = 200
+"""Of earlier drawings, so that a page that is open for weeks does not fill the disk."""
 TILES: Final = "Tiles of the miniature's world"
 IMAGES: Final = "Images"
 TRAINING: Final = "Training images"
@@ -107,6 +112,8 @@ class Studio:
         self._device = device
         self.folder = folder
         self._computing = threading.RLock()
+        self._drawn: deque[Path] = deque()
+        self._stops: WeakSet[threading.Event] = WeakSet()
 
     @cached_property
     def diffusion(self) -> Diffusion:
@@ -146,10 +153,18 @@ class Studio:
         """
 
         def work(tell: Callable[[Progress], None], stop: threading.Event) -> None:
+            self._stops.add(stop)
             with self._computing:
-                Painter(self.diffusion, self.scorer, self._origin, self.new_folder()).draw(request, tell, stop)
+                Painter(self.diffusion, self.scorer, self._origin, self._make_room()).draw(request, tell, stop)
 
         yield from in_background(work)
+
+    def close(self) -> None:
+        """End what is being drawn, and wait for what is being computed: no thread may be in torch when Python ends."""
+        for stop in tuple(self._stops):
+            stop.set()
+        with self._computing:
+            self._stops.clear()
 
     def draw(
         self, prompt: str, *, seed: int | None, steps: int, guidance: float, count: int, candidates: int
@@ -272,6 +287,15 @@ class Studio:
         """Make a folder in the studio's own."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(dir=self.folder))
+
+    def _make_room(self) -> Path:
+        """Make a folder for a drawing; of those before it, the newest stay that hold ``PICTURES_KEPT`` pictures at most."""
+        counts = [sum(1 for _ in folder.glob("*.png")) for folder in self._drawn]
+        while counts and sum(counts) > PICTURES_KEPT:
+            shutil.rmtree(self._drawn.popleft(), ignore_errors=True)
+            counts.pop(0)
+        self._drawn.append(self.new_folder())
+        return self._drawn[-1]
 
     @cached_property
     def _origin(self) -> dict[str, Any]:

@@ -15,6 +15,11 @@ from skygen.evaluation.reports.score_groups import ScoreGroup
 from skygen.evaluation.reports.strata import SMALLEST_RANKED, StrataSection
 from skygen.storage import writing
 
+PAIRED: Final = (
+    "Item by item: a paired bootstrap over the items, and two-sided p-values by flipped signs. Every metric is tested by "
+    "itself: of twenty that do not differ, one is expected below 0.05."
+)
+"""How paired differences are found."""
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """Characters that no text needs and that a reader of Markdown or YAML may refuse."""
 
@@ -112,11 +117,7 @@ def format_differences(differences: Sequence[PairedDifferences]) -> list[str]:
         for line in pair.lines
     ]
     header = ("first", "second", "metric", "first minus second", "95 % interval", "p", "count", "extractor")
-    said = (
-        "Item by item: a paired bootstrap over the items, and two-sided p-values by flipped signs. Every metric is tested by "
-        "itself: of twenty that do not differ, one is expected below 0.05."
-    )
-    return ["## Paired differences", said, format_table(header, rows, right=(3, 4, 5, 6))]
+    return ["## Paired differences", PAIRED, format_table(header, rows, right=(3, 4, 5, 6))]
 
 
 def format_strata(sections: Sequence[StrataSection]) -> list[str]:
