@@ -6,7 +6,7 @@ in_venv := PATH="$(CURDIR)/.venv/bin:$$PATH"
 offline := $(in_venv) HF_HUB_OFFLINE=1
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
-.PHONY: help install run test lint demo clean
+.PHONY: help install run test faults lint demo clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -21,6 +21,9 @@ run: $(installed)  ## the whole pipeline on the embedded miniature, offline, end
 test: lint  ## ruff, mypy, the fast tests, then the slow ones
 	$(offline) pytest -n auto -m "not slow"
 	$(offline) pytest -n auto -m slow
+
+faults: $(installed)  ## kills, signals, full disks, flipped bits, damaged files and configs, many of each: under 45 minutes
+	$(offline) SKYGEN_FAULTS=long pytest -n auto tests/faults
 
 lint: $(installed)  ## ruff and mypy alone
 	$(in_venv) ruff check .

@@ -11,7 +11,6 @@ in ``shards``.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from skygen import plain_json
 from skygen.config import CountFromOne
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
@@ -121,8 +121,6 @@ def check(config: Config) -> None:
         raise ConfigError("--keep and --min_similarity choose among old and new captions, which only --pairs.root has")
     if config.pairs.also:
         raise ConfigError("--pairs.also: captions.csv is the list of one data set; give each a run of its own")
-    if config.shard_size < 1:
-        raise ConfigError(f"--shard_size {config.shard_size}: give at least 1")
     if config.scorer.name:
         require(config.scorer.name, config.scorer.architecture)
 
@@ -158,7 +156,9 @@ def agree(
     if accelerator.is_main_process:
         identity = {"images": subjects.fingerprint()} | identify_models(captioner, config.model.adapter, scorer)
         path = run.path("shards", "identity.json")
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else identity
+        before: dict[str, Any] = identity
+        if path.exists():
+            before = plain_json.read(path, "remove the folder of the run, or take another --run.name")
         if other := [name for name in identity if identity[name] != before.get(name)]:
             what = "images" if "images" in other else f"weights of the {other[0]}"
             told[0] = f"{run.folder} was begun with other {what}; choose another --run.name for these."

@@ -9,7 +9,6 @@ made of lie in ``parts/scores``. The same command continues a run that was broke
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ import pyarrow.compute as pc
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from skygen import plain_json
 from skygen.config import CountFromZero, WorkersOrHalf
 from skygen.data.exports.export import write_csv
 from skygen.data.pairs import PairSettings
@@ -161,7 +161,7 @@ def agree(
     if accelerator.is_main_process:
         path = run.path("parts", "identity.json")
         if path.exists():
-            found[0] = json.loads(path.read_text(encoding="utf-8"))
+            found[0] = plain_json.read(path, "remove the folder of the run, or take another --run.name")
         else:
             found[0] = of_pairs | find_settings(config, scorer)
             run.write_json("parts/identity.json", found[0])

@@ -11,7 +11,6 @@ Nothing is deleted. The same command continues a run that was broken off, with a
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Float, Int64
 
+from skygen import plain_json
 from skygen.config import CountFromZero, Share, WorkersOrHalf
 from skygen.data.exports.export import write_csv
 from skygen.data.exports.synthetic import UNSPLIT, find_synthetic
@@ -226,7 +226,7 @@ def agree(sets: Sets, root: Path, accelerator: Accelerator, run: Run) -> None:
         path = run.path("parts", "identity.json")
         if not path.exists():
             run.write_json("parts/identity.json", identity)
-        elif json.loads(path.read_text(encoding="utf-8")) != identity:
+        elif plain_json.read(path, "remove the folder of the run, or take another --run.name") != identity:
             told[0] = f"{run.folder} was begun with other pictures or pairs; choose another --run.name for these."
     if sentence := broadcast_object_list(told)[0]:
         raise ConfigError(sentence)

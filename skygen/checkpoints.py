@@ -81,7 +81,8 @@ class Checkpoints:
             for path in working.iterdir():
                 flush_to_disk(path)
             flush_to_disk(working)
-            shutil.rmtree(final, ignore_errors=True)
+            if final.exists():  # and damaged
+                _withdraw(final)
             working.replace(final)
             flush_to_disk(self.folder)
         except (OSError, RuntimeError, SafetensorError) as error:  # the writers report a full disk each in its own way
@@ -123,10 +124,10 @@ class Checkpoints:
     def _prune(self, newest: int) -> None:
         for folder in self._folders():
             if _step(folder) > newest:  # the run continued from before it, so it was damaged
-                shutil.rmtree(folder)
+                _withdraw(folder)
         if self.total_limit:
             for folder in self._folders()[: -self.total_limit]:
-                shutil.rmtree(folder)
+                _withdraw(folder)
         for leftover in self.folder.glob(".step-*"):
             shutil.rmtree(leftover)
 
@@ -138,6 +139,11 @@ def verify(folder: Path) -> bool:
         return bool(manifest) and all(hash_file(folder / name) == digest for name, digest in manifest.items())
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def _withdraw(folder: Path) -> None:
+    """Take a checkpoint's name away before its files: a kill in between must leave no half one under it."""
+    folder.replace(folder.with_name(f".{folder.name}.old.{os.getpid()}"))
 
 
 def _step(folder: Path) -> int:

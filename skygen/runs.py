@@ -8,17 +8,18 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from skygen import config as configuration
+from skygen import plain_json
 from skygen.environment import describe_environment
 from skygen.errors import ConfigError, Preempted, SkygenError, StorageError
 from skygen.signals import StopSignal, end_with_launcher
-from skygen.storage import STORAGE_FAULTS, alone, append_lines, appending, storage_error, writing
+from skygen.storage import STORAGE_FAULTS, alone, append_lines, appending, remove_halves, storage_error, writing
 
 if TYPE_CHECKING:
     from skygen.training.loop import Step
@@ -198,7 +199,7 @@ class Run:
         """Drop the lines of ``log.jsonl`` after ``step``: a continued run writes them again."""
         path = self.folder / "log.jsonl"
         if self._is_main and path.exists():
-            self.write_text("log.jsonl", "".join(line for line in _whole_lines(path) if json.loads(line)["step"] <= step))
+            self.write_text("log.jsonl", "".join(line for logged, line in _whole_lines(path) if logged <= step))
 
     def _begin(self) -> None:
         self._check_continuing()
@@ -209,6 +210,8 @@ class Run:
 
     def _end(self, error: BaseException | None) -> None:
         if error is None:
+            if self._is_main:
+                remove_halves(self.folder)  # of earlier starts: whoever has shared in this one has written all of its part
             self._write_status("finished", "")
         elif isinstance(error, Preempted | KeyboardInterrupt):
             self._write_status("preempted", str(error) or "interrupted")
@@ -220,7 +223,7 @@ class Run:
     def _last_step(self) -> int:
         path = self.folder / "log.jsonl"
         lines = _whole_lines(path) if path.exists() else []
-        return int(json.loads(lines[-1])["step"]) if lines else 0
+        return lines[-1][0] if lines else 0
 
     def _check_continuing(self) -> None:
         """Refuse to continue a run with other settings than it was begun with: its parts would not belong together."""
@@ -292,6 +295,11 @@ def explaining(interrupted: str) -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """Read the lines of a JSONL file, without a last one that a kill cut short."""
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+def _whole_lines(path: Path) -> list[tuple[int, str]]:
+    """Read the lines of ``log.jsonl``, each with its step, but those that a kill has cut short or a disk damaged."""
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        with suppress(ValueError, TypeError, LookupError):
+            if line.strip() and line.endswith("\n"):
+                lines.append((int(plain_json.parse(line)["step"]), line))
+    return lines

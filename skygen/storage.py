@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from glob import escape
 from hashlib import sha256
 from io import BufferedRandom
 from pathlib import Path
@@ -68,6 +69,17 @@ def writing(path: Path) -> Iterator[Path]:
         raise storage_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_halves(folder: Path, name: str = "") -> None:
+    """Remove what ``writing`` has left where it was killed, as large as what it wrote; nobody else may be writing there.
+
+    Args:
+        folder: of the files.
+        name: of the one that is meant; all in the folder and below it when left out.
+    """
+    for half in folder.glob(f".{escape(name)}.*.part") if name else folder.rglob(".*.part"):
+        half.unlink(missing_ok=True)
 
 
 def flush_to_disk(path: Path) -> None:

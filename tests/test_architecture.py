@@ -17,7 +17,19 @@ from source_tree import OWN, ROOT, calls_of, imports_of, requirements, sources, 
 from skygen import config
 
 LAYERS = (
-    {"errors", "seeding", "config_file", "config", "storage", "environment", "memory", "signals", "checkpoints", "runs"},
+    {
+        "errors",
+        "seeding",
+        "config_file",
+        "config",
+        "plain_json",
+        "storage",
+        "environment",
+        "memory",
+        "signals",
+        "checkpoints",
+        "runs",
+    },
     {"data"},
     {"models"},
     {"training", "generation", "evaluation"},

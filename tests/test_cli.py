@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import importlib.metadata
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from source_tree import requirements
 
-from skygen import cli, diagnosis
+from skygen import advisories, cli, diagnosis
 from skygen.commands import data
 from skygen.evaluation.scores import Score, to_metrics
 from skygen.miniature.world import CLASSES, NOVEL_CLASSES
@@ -126,7 +131,11 @@ def test_doctor_answers_in_json_with_the_code_of_its_verdict(capsys: pytest.Capt
     found = {finding["name"]: finding for finding in answer["findings"]}
     assert answer["healthy"] is all(finding["healthy"] for finding in answer["findings"]) is (code == 0)
     assert found["torch"]["found"] == importlib.metadata.version("torch")
-    assert {"python", "tyro", "device", "disk here", "disk of HF_HOME", "HF_HUB_OFFLINE", "miniature weights"} <= set(found)
+    places = {"disk here", "disk of HF_HOME", "HF_HOME", "SKYGEN_HOME", "HF_HUB_OFFLINE"}
+    assert places | {"python", "tyro", "device", "memory", "file locks", "fonts", "miniature weights"} <= set(found)
+    works = {each["what"]: each["works"] for each in answer["possibilities"]}
+    assert works["training, drawing, captioning, scoring, reports"] is answer["healthy"]
+    assert len(works) == 10
     assert "gradio" not in found  # of an extra
 
 
@@ -137,6 +146,87 @@ def test_doctor_tells_an_old_and_a_missing_distribution() -> None:
     missing = diagnosis.check_requirement(Requirement("no-such-distribution>=1"))
     assert (missing.healthy, missing.found) == (False, "not installed")
     assert diagnosis.check_requirement(Requirement("tyro>=1")).healthy
+
+
+def test_doctor_fits_a_terminal_of_80_columns_and_folds_what_is_as_it_must_be(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    cli.main(["doctor"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) < 35
+    assert lines[-1] == "All is well."
+    assert re.match(r"ok    packages           \d\d as they must be: python 3\.", lines[0])
+    assert all(line[:6] in ("ok    ", "FAIL  ", "      ") for line in lines[:-1] if line)
+
+
+def test_doctor_fails_with_a_version_that_something_is_known_against(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.6.1" if name == "urllib3" else version(name))
+    assert ends_with(["doctor"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "FAIL urllib3 2.6.1 CVE-2026-21441: a small answer of a server fills the memory (pip install" in said
+    assert "does not training, drawing, captioning, scoring, reports (mend urllib3 2.6.1)" in said
+    assert re.search(r"2 of \d\d checks failed\.$", said)
+
+
+@pytest.mark.parametrize(
+    ("version", "known"), [("2.6.1", []), ("2.6.2", ["GHSA-w37p-236h-pfx3"]), ("2.6.3", ["GHSA-w37p-236h-pfx3"]), ("2.6.4", [])]
+)
+def test_single_versions_that_were_tampered_with_are_known(
+    version: str, known: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    assert [each.reference for each in advisories.known_against("lightning")] == known
+
+
+def test_a_hole_that_cannot_be_reached_is_told_and_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "12.3.0" if name == "pillow" else "99")
+    told = {finding.name: finding for finding in diagnosis.check_advisories()}
+    assert told["pillow 12.3.0"].healthy
+    assert "CVE-2026-96639" in told["pillow 12.3.0"].found
+    assert told["known holes"].healthy
+
+
+def test_doctor_says_what_an_extra_would_make_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", nothing)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    found = {each.what: each for each in diagnosis.list_possibilities([])}
+    assert found["GeoTIFF"] == diagnosis.Possibility("GeoTIFF", False, "pip install 'skygen[geo]'")
+    assert found["METEOR and SPICE"].missing == "pip install 'skygen[coco]', java"
+    assert found["captioners in 4 bits"].missing == "pip install 'skygen[quantized]', a GPU"
+    assert [each.what for each in found.values() if each.works] == ["training, drawing, captioning, scoring, reports"]
+
+
+def test_doctor_knows_every_extra() -> None:
+    named = {wish.extra for wish in diagnosis._EXTRAS}
+    assert len(named) > 5
+    assert named == requirements().keys() - {"", "all"}
+
+
+def test_doctor_misses_the_locks_of_a_disk_that_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    assert diagnosis.check_locks().healthy
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    finding = diagnosis.check_locks()
+    assert (finding.healthy, finding.found) == (False, "none here: No locks available")
+
+
+def test_doctor_adds_up_a_cache_without_counting_a_file_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "a").write_bytes(bytes(12_000))
+    (tmp_path / "snapshot").symlink_to(tmp_path / "blobs" / "a")
+    monkeypatch.setenv("SKYGEN_HOME", str(tmp_path))
+    found = {finding.name: finding.found for finding in diagnosis.describe_caches()}
+    assert found["SKYGEN_HOME"] == f"{tmp_path}, 12 kB"
 
 
 def test_a_reader_that_stops_early_is_no_error() -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from skygen.checkpoints import Checkpoints
+from skygen.data.batch import Batch
 from skygen.data.framing import ImageSettings
-from skygen.data.loading import Batch, CaptionSettings, PairStream
+from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pair import Pair
 from skygen.data.pairs import read_pairs
 from skygen.data.rejects import Rejects

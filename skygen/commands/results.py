@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from skygen.commands.answer import Answer, showing
+
+if TYPE_CHECKING:
+    from skygen.diagnosis import Finding, Possibility
 
 
 def report(
@@ -83,26 +89,58 @@ def compare(
 
 
 def doctor(as_json: Annotated[bool, arg(name="json")] = False) -> Answer:
-    """Check this installation: versions, device, free disk, the Hugging Face cache, the miniature's weights.
+    """Check this installation and this machine, and say what works on them.
 
-    Ends with 0 if skygen can work here, with 1 if not.
+    Versions, what is known against them, device, memory, disks, caches, locks, fonts, the miniature's weights. Ends with 0 if
+    skygen can work here, with 1 if not.
 
     Args:
         as_json: print JSON, for a program to read.
     """
-    from skygen.diagnosis import diagnose
+    from skygen.diagnosis import diagnose, list_possibilities
 
     findings = diagnose()
+    possibilities = list_possibilities(findings)
     healthy = all(finding.healthy for finding in findings)
     if as_json:
-        plain = {"healthy": healthy, "findings": [asdict(finding) for finding in findings]}
+        plain = {"healthy": healthy, "findings": [asdict(each) for each in findings]}
+        plain["possibilities"] = [asdict(each) for each in possibilities]
         return Answer(json.dumps(plain, indent=1), int(not healthy))
-    width = max(len(finding.name) for finding in findings)
-    lines = [
-        f"{'ok  ' if finding.healthy else 'FAIL'}  {finding.name.ljust(width)}  {finding.found}"
-        + (f"  ({finding.needed})" if finding.needed else "")
-        for finding in findings
+    return Answer(format_findings(findings, possibilities), int(not healthy))
+
+
+def format_findings(findings: Sequence[Finding], possibilities: Sequence[Possibility]) -> str:
+    """Write what was found for a terminal: packages that are as they must be in one line, everything else in one each.
+
+    Args:
+        findings: what was looked at.
+        possibilities: what works, and what does not.
+    """
+    # A package's version is all that was found of it; whatever else was looked at has words.
+    packages = [
+        each for each in findings if each.healthy and each.needed and each.found[:1].isdigit() and " " not in each.found
     ]
-    failed = sum(not finding.healthy for finding in findings)
-    lines.append("All is well." if healthy else f"{failed} of {len(findings)} checks failed.")
-    return Answer("\n".join(lines), int(not healthy))
+    lines: list[tuple[str, str, str]] = []
+    if packages:
+        told = [each for each in packages if each.name in ("python", "torch", "diffusers", "transformers", "accelerate")]
+        listed = ", ".join(f"{each.name} {each.found}" for each in told)
+        lines.append(("ok", "packages", f"{len(packages)} as they must be: {listed}"))
+    for each in findings:
+        if each not in packages:
+            hint = f" ({each.needed})" if each.needed else ""
+            lines.append(("ok" if each.healthy else "FAIL", each.name, each.found + hint))
+    lines.append(("", "", ""))
+    lines.append(("", "works", ", ".join(each.what for each in possibilities if each.works) or "nothing"))
+    lines += [("", "does not", f"{each.what} ({each.missing})") for each in possibilities if not each.works]
+    failed = sum(not each.healthy for each in findings)
+    verdict = f"{failed} of {len(findings)} checks failed." if failed else "All is well."
+    return "\n".join([*(_wrap(*line) for line in lines), "", verdict])
+
+
+def _wrap(mark: str, name: str, text: str) -> str:
+    """Write one line of three columns, as many rows as a terminal takes, the text below its beginning."""
+    margin = f"{mark:<6}{name:<19}"
+    if not text:
+        return margin.rstrip()
+    width = max(shutil.get_terminal_size().columns, 60)
+    return textwrap.fill(text, width, initial_indent=margin, subsequent_indent=" " * len(margin), break_on_hyphens=False)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from skygen.data.batch import Batch, Example
 from skygen.data.framing import Size
-from skygen.data.loading import Batch, Example, PairStream
+from skygen.data.loading import PairStream
 from skygen.seeding import Seeds
 
 GROUPED_BATCHES = 50

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ from skygen.data.metas.columns import add_countries, add_metas
 from skygen.data.rejects import Rejects
 from skygen.data.table import CAPTIONS_OF, KEY_HASH, SCHEMA, PairTable, hash_keys
 from skygen.errors import DataError
-from skygen.storage import cache_folders, writing
+from skygen.storage import alone, cache_folders, remove_halves, writing
 
 VERSION = 1
 """Of what is written; an index of another version is made anew."""
@@ -96,17 +97,20 @@ def _index_paths(layout: Layout) -> list[Path]:
 def open_index(layout: Layout, caption_column: str | None = None) -> Index | None:
     """Map the index of a list; None where there is none, it is stale, or it lacks the column of captions."""
     for path in _index_paths(layout):
-        with suppress(OSError, pa.ArrowException, KeyError, ValueError, DataError):
+        with suppress(OSError, pa.ArrowException, LookupError, ValueError, TypeError, AttributeError, DataError):
             about = _read_about(path)
             if about["version"] == VERSION and about["signature"] == sign(layout):
                 part = map_pairs(layout.root, path, caption_column or about["caption_column"])
-                return Index(part, Counts(**about["counts"]), path, about["identity"])
+                counts = {name: int(count) for name, count in about["counts"].items()}
+                return Index(part, Counts(**counts), path, about["identity"])
     return None
 
 
 @lru_cache(maxsize=32)
 def _mapped(path: Path, modified: int) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    table.validate()  # lengths and the ends of offsets; what lies between them is not read
+    return table
 
 
 def map_table(path: Path) -> pa.Table:
@@ -167,13 +171,16 @@ def build_index(layout: Layout, caption_column: str | None, progress: Callable[[
     Raises:
         StorageError: the disk is full or refuses.
         DataError: the list cannot be read.
+        ConfigError: another process is writing it.
     """
     path = index_path(layout)
     path.parent.mkdir(parents=True, exist_ok=True)  # first: it gives the data set's folder, which is signed, another date
     signature = sign(layout)
     with ExitStack() as stack:
+        stack.enter_context(alone(path.with_name(f".{path.stem}.lock"), f"the index of {layout.root}", "index another list"))
+        _clear_away(path)
         arrow, parquet, ledger = (stack.enter_context(writing(path.with_suffix(s))) for s in (".arrow", ".parquet", ".jsonl"))
-        staged = Path(stack.enter_context(TemporaryDirectory(prefix=".staged", dir=path.parent))) / "rows.arrow"
+        staged = Path(stack.enter_context(TemporaryDirectory(prefix=f".{path.stem}.staged.", dir=path.parent))) / "rows.arrow"
         rows, bad, starts, joining = _stage(layout, staged, Rejects(ledger), progress)
         counts = Counts(rows, starts[-1] - len(joining.dropped), joining.joined, joining.repeated, bad)
         about = {"version": VERSION, "signature": signature, "caption_column": caption_column, "counts": asdict(counts)}
@@ -183,6 +190,13 @@ def build_index(layout: Layout, caption_column: str | None, progress: Callable[[
     if index is None:
         raise DataError(f"{path}: the data set changed while it was indexed; index it again when nothing writes to it")
     return index
+
+
+def _clear_away(path: Path) -> None:
+    """Remove what an indexing that was killed has left beside an index; it may be as large as the data."""
+    remove_halves(path.parent, path.stem)
+    for leftover in path.parent.glob(f".{path.stem}.staged.*"):
+        shutil.rmtree(leftover)
 
 
 def read_whole(layout: Layout, rejects: Rejects, enough: Callable[[pa.RecordBatch], bool] | None = None) -> Index:

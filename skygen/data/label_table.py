@@ -42,7 +42,7 @@ def find_label_columns(table: Path, label_column: str) -> LabelColumns:
     header = read_header(table)
     missing = [column for column in ("filepath", label_column) if column not in header]
     if missing:
-        listed = ", ".join(filter(None, header)) or "none"
+        listed = ", ".join(filter(None, header))[:300] or "none"
         raise DataError(f"{table}: has no column {' or '.join(missing)}, but {listed}; compare it with the published one.")
     return LabelColumns(len(header), header.index("filepath"), header.index(label_column))
 

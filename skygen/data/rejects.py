@@ -12,6 +12,9 @@ from typing import NamedTuple
 from skygen.errors import DataError, StorageError
 from skygen.storage import append_lines, appending, writing
 
+LONGEST_SHOWN = 300
+"""Characters of a reason in an error: a damaged row may name a megabyte."""
+
 
 class Reject(NamedTuple):
     """One line of the ledger.
@@ -125,7 +128,7 @@ class Rejects:
 
     def _note(self, key: str, part: str | None, reason: str) -> None:
         self._seen[key, part] = None
-        self.first_reason = self.first_reason or reason
+        self.first_reason = self.first_reason or reason[:LONGEST_SHOWN]
 
 
 def read_rejects(path: Path) -> Iterator[Reject]:

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int64, UInt64
 
 from skygen.data.pair import Box, Pair
 from skygen.data.skyscript import OBJECT_TYPES, SOURCES, locate_image, parse_file_name, parse_part
+from skygen.errors import DataError
 
 TAGS = pa.map_(pa.string(), pa.string())
 """OpenStreetMap tags of one object."""
@@ -285,7 +286,10 @@ def to_pair(batch: pa.RecordBatch, row: int, root: Path) -> Pair:
     """Make the pair of one row."""
 
     def value(name: str) -> Any:
-        return batch.column(_PLACE[name])[row].as_py()
+        try:
+            return batch.column(_PLACE[name])[row].as_py()
+        except (UnicodeDecodeError, OverflowError, SystemError) as error:  # Arrow believes what stands in a file that it maps
+            raise DataError(f"{root}: its index is damaged; run `skygen index {root}` again.") from error
 
     key, west, center, around = value("key"), value("west"), value("center_tags"), value("surrounding_tags")
     time: datetime | None = value("time")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from skygen import plain_json
 from skygen.errors import ConfigError, DataError
 from skygen.evaluation.captions.coco_caption import ORDERS, TokenizedCaptions, bleu_statistics
 from skygen.evaluation.captions.writers import corpus_bleu
@@ -142,7 +142,7 @@ def _count_bleu(run: Path, writer: str) -> Items | None:
     if (run / PICTURES).exists():
         return None
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [plain_json.parse(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if not all(writer in row["captions"] for row in rows):
             return None
         tokens = TokenizedCaptions.from_text([row["captions"][writer] for row in rows], [row["references"] for row in rows])
@@ -171,7 +171,7 @@ def _check_same_split(runs: tuple[Path, Path]) -> dict[str, Any]:
 
 def _read_split(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = plain_json.parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; {GIVE}.") from error
     except ValueError as error:

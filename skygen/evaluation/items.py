@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -10,6 +9,7 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Float
 
+from skygen import plain_json
 from skygen.errors import DataError
 
 FILE = "items.jsonl"
@@ -75,9 +75,11 @@ class ItemScores:
             lines = path.read_text(encoding="utf-8").splitlines()
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}; evaluate that run again.") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}, byte {error.start}, is damaged; evaluate that run again.") from error
         for number, line in enumerate(lines, start=1):
             try:
-                content = json.loads(line)
+                content = plain_json.parse(line)
                 keys.append(str(content["key"]))
                 rows.append({w: {m: float(v) for m, v in some.items()} for w, some in content["scores"].items()})
             except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from skygen.signals import wait_until
-from skygen.storage import writing
+from skygen.storage import storage_error, writing
 
 ROWS = 4096
 """In a file: 8 MB of 512 float32 values each."""
@@ -60,7 +60,10 @@ class EmbeddingShards:
         if len(embeddings) != len(self.span(number)):
             raise ValueError(f"file {number} of {self.folder} has {len(self.span(number))} rows, not {len(embeddings)}")
         with writing(self._path(number)) as temporary, temporary.open("wb") as file:
-            np.save(file, embeddings, allow_pickle=False)
+            try:
+                np.save(file, embeddings, allow_pickle=False)
+            except OSError as error:  # numpy counts the values that a full disk has taken, and tells no errno
+                raise storage_error(self._path(number), OSError(0, str(error))) from error
 
     def map(self, number: int) -> Float[np.ndarray, "rows dimension"]:
         """Map one file."""

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar, final, runtime_checkable
 import torch
 from PIL import Image
 
+from skygen import plain_json
 from skygen.data.captions import strip_view_prefix
 from skygen.data.images import fit_image, open_image
 from skygen.data.rejects import Reject, Rejects
@@ -194,7 +195,7 @@ class CaptionWriter:
         for number in self.shards():
             path = self.path(number)
             try:
-                written = [Written.from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+                written = [Written.from_json(plain_json.parse(line)) for line in path.read_text(encoding="utf-8").splitlines()]
             except (ValueError, KeyError, TypeError):
                 written = []
             if [each.row for each in written] != list(self._span(number)):

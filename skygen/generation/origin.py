@@ -98,7 +98,7 @@ def read_license(name: str) -> str:
         header = _HEADER.match(file.read(_LARGEST_CARD))
     try:
         fields = yaml.safe_load(header[1]) if header else None
-    except (yaml.YAMLError, RecursionError):
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that is none
         return ""
     if not isinstance(fields, dict):
         return ""

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, final
 
+from skygen import plain_json
 from skygen.data.image_metadata import UNKNOWN, ImageMetadata
 from skygen.errors import ConfigError
 from skygen.generation.prompt_sources import count_by
@@ -19,6 +20,7 @@ from skygen.storage import to_words, writing
 PLAN: Final = "plan.jsonl"
 SUMMARY: Final = "plan.json"
 SCHEMA: Final = "skygen-plan-v1"
+_MEND_FILE: Final = "remove it, and the same command writes it anew"
 _MEND: Final = "go on with the first, or take another --run.name."
 _SAID: Final = {"text": "prompt", "class": "class", "source": "source", "seeds": "seeds", "metadata": "metadata", "key": "key"}
 
@@ -96,7 +98,7 @@ class Plan:
             raise ConfigError(f"{path}: this run was begun with {len(before):,} pictures, now it is {len(now):,}; {_MEND}")
 
     def _compare_weights(self, path: Path) -> None:
-        before = json.loads(path.read_text(encoding="utf-8")).get("weights", {}) if path.is_file() else {}
+        before = plain_json.read(path, _MEND_FILE).get("weights", {}) if path.is_file() else {}
         for part, old in before.items():
             if (new := self.weights.get(part, "")) != old:
                 what = f"another {part}: its weights were {_show(old)}, now they are {_show(new)}"
@@ -152,7 +154,7 @@ class Estimate:
 
     def keep(self, folder: Path) -> None:
         """Add the estimate to ``plan.json`` in the run's folder."""
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        summary = plain_json.read(folder / SUMMARY, _MEND_FILE)
         names = ("pictures", "side", "candidates", "processes", "seconds", "size_bytes")
         estimate = {name: getattr(self, name) for name in names} | {"seconds": round(self.seconds, 1)}
         _write_summary(folder, summary | {"estimate": estimate})

@@ -180,15 +180,28 @@ def _word(path: Path, prompts: Sequence[Prompt], settings: PromptSettings) -> li
 
 
 def _from_text(text: str) -> list[Prompt]:
-    return [Prompt(line.strip()) for line in text.splitlines()]
+    return [Prompt(line.strip()) for line in text.splitlines() if line.strip()]
 
 
 def _from_csv(path: Path, text: str, settings: PromptSettings) -> list[Prompt]:
     rows = csv.DictReader(text.splitlines(keepends=True))
-    names = rows.fieldnames or []
+    try:
+        names = rows.fieldnames or []
+    except csv.Error as error:
+        raise _broken(path, rows, error) from error
     usual = {"captions": COLUMNS, "classes": ("label", "class"), "tags": ("tags",)}[settings.made_of]
     chosen = settings.column or next((name for name in usual if name in names), None)
     if chosen is None or chosen not in names:
         what = settings.column or ("of prompts" if settings.made_of == "captions" else f"of {settings.made_of}")
-        raise ConfigError(f"{path}: has no column {what}; its columns are {', '.join(names)}, choose with --prompts.column.")
-    return [Prompt((row[chosen] or "").strip(), row.get("filepath") or "", (row.get("label") or "").strip()) for row in rows]
+        listed = " ".join(", ".join(names)[:300].split())
+        raise ConfigError(f"{path}: has no column {what}; its columns are {listed}, choose with --prompts.column.")
+    try:
+        return [
+            Prompt((row[chosen] or "").strip(), row.get("filepath") or "", (row.get("label") or "").strip()) for row in rows
+        ]
+    except csv.Error as error:
+        raise _broken(path, rows, error) from error
+
+
+def _broken(path: Path, rows: csv.DictReader[str], error: csv.Error) -> DataError:
+    return DataError(f"{path}, line {rows.line_num}: {error}; look for a quote that is never closed.")

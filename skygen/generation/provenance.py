@@ -24,6 +24,8 @@ from skygen.storage import writing
 
 FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """The formats that carry a label here, by the ending of the file's name."""
+_DECODERS: Final = tuple(dict.fromkeys(FORMATS.values()))
+"""Pillow's others are not asked: among them are some that start programs."""
 TOLD: Final = "metadata"
 """Part of a record that says what the model was told of how the picture is as if taken; it places nothing."""
 _GEOREFERENCE = re.compile(
@@ -120,7 +122,7 @@ def convert_synthetic(source: Path, target: Path, *, quality: int = 95) -> None:
     if label is None or not label.record:
         raise DataError(f"{source}: carries no record of how it was made, so a copy would not either; draw it anew.")
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=_DECODERS) as image:
             image.load()
             pixels = image.copy()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -142,7 +144,7 @@ def read_label(path: Path) -> SyntheticLabel | None:
         DataError: it is no image, or damaged before the label ends.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_DECODERS) as image:
             if image.format == "PNG" and not {"skygen", "XML:com.adobe.xmp"} & image.info.keys():
                 image.load()  # other programs put their text behind the pixels
             info = dict(image.info)

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, final
 
+from skygen import plain_json
 from skygen.errors import DataError
 from skygen.signals import wait_until
 from skygen.storage import flush_to_disk, storage_error, writing
@@ -190,8 +191,10 @@ def _read_lines(path: Path) -> Iterator[Record]:
     except FileNotFoundError:
         return
     for line in lines:
+        if not line.strip():
+            continue
         with suppress(ValueError):  # of a disk that went away: its picture is drawn again
-            record = json.loads(line)
+            record = plain_json.parse(line)
             if isinstance(record, dict):
                 yield record
 

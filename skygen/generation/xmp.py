@@ -13,6 +13,8 @@ from typing import Any, Final, NamedTuple
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from skygen import plain_json
+
 DIGITAL_SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's term for a picture made by a trained model; platforms read it to label synthetic media."""
 COMPOSITE_SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -121,7 +123,7 @@ def read_xmp(packet: str | bytes) -> XmpLabel | None:
 def read_record(text: object) -> dict[str, Any]:
     """Read a record from its JSON; empty where it is none."""
     try:
-        record = json.loads(text) if isinstance(text, str) else None
+        record = plain_json.parse(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}

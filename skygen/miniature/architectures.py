@@ -158,7 +158,7 @@ def build_stable_diffusion(folder: Path, autoencoder: Path, text_tower: Path, se
         steps_offset=1,  # diffusers warns about 0; trailing spacing does not use it
     )
     StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(autoencoder),
+        vae=AutoencoderKL.from_pretrained(autoencoder, use_safetensors=True),
         text_encoder=clip_text_model(text_tower),
         tokenizer=clip_tokenizer(),
         unet=network,

@@ -10,13 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skygen import plain_json
+from skygen.checkpoints import hash_file
 from skygen.errors import ConfigError, StorageError
 from skygen.models.fingerprints import fingerprint_weights
 from skygen.storage import writing
 
 PEFT_PREFIX = "base_model.model."
 ABOUT_FILE = "skygen.json"
-"""Beside an adapter: what it was trained on, and how its base was asked."""
+"""Beside an adapter: what it was trained on, how its base was asked, and the hash of its weights."""
+HASHED = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+"""Files of adapters by their names in PEFT's and in diffusers' layout; a flipped bit in one would be loaded without a word."""
 
 
 def save_diffusers(
@@ -52,7 +56,7 @@ def _sort_metadata(path: Path) -> None:
     """Put a file's metadata in order: safetensors writes it in a random one, and equal adapters would be unequal files."""
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
+    header = plain_json.parse(content[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors stay aligned
@@ -81,31 +85,54 @@ def compare(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write ``skygen.json`` beside an adapter."""
+    """Write ``skygen.json`` beside an adapter, whose weights are there already, with their hash."""
+    hashes = {name: hash_file(folder / name) for name in HASHED if (folder / name).is_file()}
     with writing(folder / ABOUT_FILE) as temporary:
-        temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        content = {**about, "sha256": hashes} if hashes else about
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """Read ``skygen.json``; empty where another program has made the adapter."""
+    """Read ``skygen.json``, and hold the weights beside it against their hash; empty where another program made the adapter.
+
+    Raises:
+        ConfigError: it is no JSON.
+        StorageError: the weights are not those that were written.
+    """
     if not (folder / ABOUT_FILE).is_file():
         return {}
     try:
-        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        about = plain_json.parse((folder / ABOUT_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{folder / ABOUT_FILE}: not readable JSON ({error}); copy the adapter again.") from error
-    return about if isinstance(about, dict) else {}
+    if not isinstance(about, dict):
+        return {}
+    hashes = about.pop("sha256", None)
+    for name in HASHED:
+        digest = hashes.get(name) if isinstance(hashes, dict) else None
+        if digest and (folder / name).is_file() and hash_file(folder / name) != digest:
+            raise StorageError(
+                f"{folder / name}: its bytes are not those that were written; copy the adapter again, or remove sha256 from "
+                f"{ABOUT_FILE} where the weights were changed on purpose."
+            )
+    return about
 
 
 def read_config(folder: Path) -> Any:
     """Read ``adapter_config.json``.
 
     Raises:
-        ConfigError: another kind of adapter than a LoRA.
+        ConfigError: another kind of adapter than a LoRA, or the file is damaged.
     """
     from peft import LoraConfig, PeftConfig
 
-    config = PeftConfig.from_pretrained(str(folder))
+    path = folder / "adapter_config.json"
+    try:
+        plain_json.parse(path.read_bytes())
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{path}: not the settings of a LoRA ({reason}); copy the adapter again.") from error
     if not isinstance(config, LoraConfig):
         raise ConfigError(f"--model.adapter {folder}: a {config.peft_type} adapter; skygen puts LoRA adapters on a model.")
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -207,7 +208,14 @@ def attach_saved(network: Any, folder: Path, name: str) -> dict[str, Any]:
     with reading_weights(str(folder)):
         about = read_about(folder)
         require_same_base(network, folder, name, about)
-        network.add_adapter(read_config(folder))
+        config = read_config(folder)
+        try:
+            network.add_adapter(config)
+        except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, re.error) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"--model.adapter {folder}: its adapter_config.json does not fit --model.name {name} ({reason}); copy it again."
+            ) from error
         load_values(network, folder)  # not transformers' load_adapter, which drops the magnitudes of DoRA
     return about
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skygen.data.loading import Batch
+from skygen.data.batch import Batch
 
 
 @final

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from skygen.data.batch import Batch
 from skygen.data.images import fit_image, image_to_tensor
-from skygen.data.loading import Batch
 from skygen.errors import ConfigError
 from skygen.models.adapter_files import read_about, write_about
 from skygen.models.adapters import Adapter, LoraSettings, Trained, WholeModel, attach_saved

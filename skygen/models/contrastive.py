@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, distributed
 from torch.nn import functional
 
-from skygen.data.loading import Batch
+from skygen.data.batch import Batch
 
 LARGEST_LOGIT_SCALE = math.log(100)
 

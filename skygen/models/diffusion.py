@@ -13,8 +13,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from skygen.data.batch import Batch
 from skygen.data.image_metadata import ImageMetadata
-from skygen.data.loading import Batch
 from skygen.errors import ConfigError
 from skygen.models.adapters import LoraSettings, Trained, WholeModel
 from skygen.models.diffusions import adapter_strength

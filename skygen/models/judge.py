@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skygen.config import CountFromOne
+from skygen.data.batch import Batch
 from skygen.data.images import open_image
-from skygen.data.loading import Batch
 from skygen.data.pair import to_words
 from skygen.errors import UnavailableError
 from skygen.models.scorer import Picture

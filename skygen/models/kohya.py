@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skygen import plain_json
 from skygen.errors import ConfigError, DataError
 
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
@@ -120,7 +121,7 @@ def _read_settings(file: Path, metadata: Mapping[str, str], part: str) -> Any:
     from peft import LoraConfig
 
     try:
-        tree = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        tree = plain_json.parse(metadata.get("lora_adapter_metadata", "{}"))
         settings = {key.removeprefix(f"{part}."): value for key, value in tree.items() if key.startswith(f"{part}.")}
         return LoraConfig(**settings) if settings else None
     except (ValueError, TypeError, AttributeError) as error:
@@ -301,7 +302,7 @@ def serialize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byt
     if "modelspec.title" in metadata:
         digest = hashlib.sha256(body).hexdigest()
         metadata |= {"modelspec.hash_sha256": f"0x{digest}", "sshs_model_hash": digest}
-    header = {"__metadata__": dict(sorted(metadata.items()))} | json.loads(content[8:end])
+    header = {"__metadata__": dict(sorted(metadata.items()))} | plain_json.parse(content[8:end])
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors stay aligned
     return len(text).to_bytes(8, "little") + text + body

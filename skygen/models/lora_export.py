@@ -24,7 +24,7 @@ from skygen.models.kohya import (
     to_kohya,
 )
 from skygen.models.lora_trial import LoraTrial, find_layer, largest_difference, largest_norm_change
-from skygen.storage import writing
+from skygen.storage import remove_halves, writing
 
 FileFormat = Literal["kohya", "diffusers"]
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -134,6 +134,7 @@ def _write_proven(
 ) -> tuple[float, float, float]:
     """Write rounded tensors if the exact ones do what the original does; return its effect, and both differences from it."""
     before, wanted = trial.compute_base(), trial.compute_original()
+    remove_halves(path.parent, path.name)
     with TemporaryDirectory() as folder, writing(path) as temporary:
         exact, written = Path(folder) / "exact.safetensors", Path(folder) / "written.safetensors"
         exact.write_bytes(serialize(tensors, metadata))

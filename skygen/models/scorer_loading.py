@@ -5,7 +5,6 @@ Looking comes before importing: a name whose weights are not here is explained b
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from skygen import plain_json
 from skygen.errors import ConfigError, UnavailableError
 from skygen.models.backbones import BACKBONES, OPEN_CLIP_FILES, Backbone, find_close
 from skygen.models.checkpoint_files import SUFFIXES
@@ -268,13 +268,14 @@ def _load_own_layout(place: str, device: str) -> Loaded:
     import open_clip
     from huggingface_hub import hf_hub_download
     from open_clip.transform import PreprocessCfg, image_transform_v2
+    from safetensors import SafetensorError
 
     is_folder = Path(place).is_dir()
     schema = f"local-dir:{place}" if is_folder else f"hf-hub:{place}"
     with reading_weights(place):
         path = Path(f"{place}/{CONFIG}" if is_folder else hf_hub_download(place, CONFIG))
         try:
-            config = json.loads(path.read_text("utf-8"))
+            config = plain_json.parse(path.read_text("utf-8"))
             config["model_cfg"]["text_cfg"], config["model_cfg"]["vision_cfg"]
         except (ValueError, KeyError, TypeError) as error:
             raise UnavailableError(
@@ -283,7 +284,9 @@ def _load_own_layout(place: str, device: str) -> Loaded:
         try:  # without require_pretrained, a folder that lacks its weights would become a CLIP of random ones
             with quiet_open_clip():
                 model = open_clip.create_model(schema, device=device, require_pretrained=True)
-        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        except (OSError, SafetensorError):
+            raise  # which reading_weights explains
+        except Exception as error:  # also pickle.UnpicklingError, without importing pickle: a .bin that is more than tensors
             raise UnavailableError(
                 f"{place}: its weights are missing or do not fit its {CONFIG}; copy the whole model again."
             ) from error

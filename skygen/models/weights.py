@@ -58,7 +58,10 @@ def locate(name: str, part: str, index_file: str) -> str:
             f"{folder}: no {index_file} there, so this is no {part.replace('_', ' ')}; give a folder "
             "saved by save_pretrained, an id on the Hugging Face hub, or `miniature`."
         )
-    if find_cached(name, index_file) or hub_answers():
+    if hub_answers():
+        return name
+    if find_cached(name, index_file):
+        stay_offline()
         return name
     raise UnavailableError(
         f"{name}: not in the Hugging Face cache and the hub cannot be reached; where it can, run `hf download {name}`, then "
@@ -176,6 +179,13 @@ def find_cached(repository: str, file: str) -> Path | None:
 
     found = try_to_load_from_cache(repository, file)
     return Path(found) if isinstance(found, str) else None
+
+
+def stay_offline() -> None:
+    """Have the libraries take what the cache holds; they would ask a hub that does not answer for a minute, file after file."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True
 
 
 def hub_answers() -> bool:

@@ -14,8 +14,9 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from skygen.data.batch import Batch
 from skygen.data.batches import Grouping, Positions, load_micro_batches
-from skygen.data.loading import Batch, PairStream
+from skygen.data.loading import PairStream
 from skygen.errors import ConfigError
 from skygen.memory import is_out_of_memory, release_memory
 from skygen.training.learner import JointLearner, Learner

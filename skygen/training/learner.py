@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from skygen.data.loading import Batch
+from skygen.data.batch import Batch
 
 
 @runtime_checkable

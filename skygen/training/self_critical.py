@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skygen.config import CountFromOne, CountFromZero
-from skygen.data.loading import Batch
+from skygen.data.batch import Batch
 from skygen.errors import ConfigError
 from skygen.models.captioner import Captioner
 

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from skygen.data.augmentation import dihedral
+from skygen.data.batch import Batch
 from skygen.data.batches import Positions, collate, load_batches, load_micro_batches
 from skygen.data.framing import Framing, ImageSettings, frame
 from skygen.data.images import image_to_tensor, open_image, read_sizes
-from skygen.data.loading import Batch, CaptionSettings, PairStream, fingerprint, resample_systematically
+from skygen.data.loading import CaptionSettings, PairStream, fingerprint, resample_systematically
 from skygen.data.pair import Pair
 from skygen.data.pairs import PairSettings, read_pairs
 from skygen.data.rejects import Rejects

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from skygen.environment import describe_environment
 from skygen.evaluation.model_card import CAPTIONER, DIFFUSION, CardFacts, CardKind, name_without_place, quote, write_card
 from skygen.evaluation.scores import Score
-from skygen.environment import describe_environment
 
 SCORES = [
     Score("validation_loss", 0.25, 64, (0.2, 0.3), "tuned", "val"),

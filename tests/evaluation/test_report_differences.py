@@ -128,7 +128,7 @@ def test_runs_of_captions_have_corpus_bleu_without_a_p_value(tmp_path: Path) -> 
     ("damage", "note"),
     [
         ({"items.jsonl": "nothing\n"}, "items.jsonl, line 1, is damaged"),
-        ({"items.jsonl": "[" * 100_000}, "items.jsonl is not laid out as skygen writes it and was left out."),
+        ({"items.jsonl": "[" * 100_000}, "items.jsonl, line 1, is damaged"),
         ({"items.jsonl": ONE_ITEM}, "tuned and base are not compared: m: 1 images have a score of both"),
         ({"pictures.jsonl": None}, "tuned and base are not compared: one/captions.jsonl cannot be read"),
         ({"metrics.json": json.dumps({"protocol": "x", "scores": []})}, "metrics.json does not say which split it is of."),

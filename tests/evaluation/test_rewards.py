@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from skygen.data.batch import Batch
 from skygen.data.images import tensor_to_image
-from skygen.data.loading import Batch
 from skygen.errors import ConfigError
 from skygen.evaluation.captions.coco_caption import score_captions
 from skygen.evaluation.captions.rewards import CiderReward, MarginReward

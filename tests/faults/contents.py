@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from hashlib import sha256
 from itertools import zip_longest
@@ -19,29 +20,40 @@ from safetensors import safe_open
 
 CLOCKS = {"images_per_second", "data_seconds", "seconds", "estimate"}
 """Fields that tell how long something took, or will take."""
-OF_A_START = {"environment.json", ".lock"}
+OF_A_START = {"environment.json"}
 """Files that tell which command, machine and process made the rest."""
 APPENDED = {"log.jsonl", "rejects.jsonl", "skipped.jsonl"}
 """Files that grow by lines: the last may be cut short, and whoever reads them knows."""
+BLOCK = 4096
+"""Bytes that a tmpfs gives a file at a time."""
 LASTING = {".skygen", ".gitattributes"}
-"""Names with a dot that are meant to stay, as those of locks are."""
+"""Names with a dot that are meant to stay."""
+LOCK = ".lock"
+"""Ending of files that say who is at work, and stay."""
+COMMIT = re.compile(r"^\| `commit` \| `\w+` \|$", re.MULTILINE)
+"""A card's line that changes when somebody commits while the tests run."""
 TEXTS = {".json", ".jsonl", ".csv", ".md", ".yaml", ".txt", ".html"}
 
 
 def final_files(folder: Path) -> list[Path]:
     """List the files under final names: none that is still being written, which have a dot before their own or a folder's."""
     found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in found if not _is_unfinished(path.relative_to(folder)))
+    return sorted(path for path in found if not path.name.endswith(LOCK) and not _is_unfinished(path.relative_to(folder)))
 
 
 def leftovers(folder: Path) -> list[Path]:
     """List what is still being written, or was when something was killed."""
     found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in found if _is_unfinished(path.relative_to(folder)))
+    return sorted(path for path in found if not path.name.endswith(LOCK) and _is_unfinished(path.relative_to(folder)))
 
 
 def _is_unfinished(path: Path) -> bool:
-    return any(part.startswith(".") and part not in LASTING and not part.endswith(".lock") for part in path.parts)
+    return any(part.startswith(".") and part not in LASTING for part in path.parts)
+
+
+def size_on_disk(folder: Path) -> int:
+    """Return the bytes that the files of a folder take on a tmpfs, which gives them in blocks."""
+    return sum(-(-path.stat().st_size // BLOCK) * BLOCK for path in folder.rglob("*") if path.is_file())
 
 
 def require_whole(folder: Path) -> int:
@@ -79,7 +91,7 @@ def _read_to_its_end(path: Path) -> None:
         pyarrow.parquet.read_table(path)
     elif kind == ".arrow":
         pyarrow.ipc.open_file(path).read_all()
-    elif path.name != ".lock":  # which is empty once its holder has let go of it
+    else:
         assert path.read_bytes(), "it is empty"
 
 
@@ -96,7 +108,7 @@ def contents(folder: Path, named: Path | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in final_files(folder):
         name = path.relative_to(folder).as_posix()
-        if path.name in OF_A_START or path.suffix == ".lock":
+        if path.name in OF_A_START:
             continue
         if len(path.stem) == 64 and path.suffix == ".safetensors":
             rows = found.setdefault(f"{Path(name).parent.as_posix()}/*", {})
@@ -105,6 +117,7 @@ def contents(folder: Path, named: Path | None = None) -> dict[str, Any]:
                 rows[key] = digest
         elif path.suffix in TEXTS:
             text = path.read_text(encoding="utf-8").replace(str(named or folder), "FOLDER")
+            text = COMMIT.sub("", text)
             found[name] = _without_clocks(path.suffix, text)
         else:
             found[name] = sha256(path.read_bytes()).hexdigest()

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,14 @@ class Fork:
         wait_until(lambda: is_so() or self.poll() is not None, f"{what}: {self.text}", seconds)
         assert is_so(), self.text
 
+    def has_left_something_running(self) -> bool:
+        """Say whether something that it has started runs on."""
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
     def finish(self, code: int = 0, seconds: float = 300) -> str:
         """Wait for it to end as it should; return what it said."""
         said = self.wait(seconds)
@@ -108,13 +116,17 @@ class Forks:
     are gone when it ends.
 
     Args:
-        folder: for what the programs say.
+        folder: for what the programs say, and for their caches, which are empty: nothing of this machine's own is found.
+        environment: of the process and all its forks, beside what is usual.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.hub, self.home = folder / "hub", folder / "home"
         self.has_disks = _can_have_disks()
         own = ["unshare", "--map-root-user", "--mount"] if self.has_disks else []
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        usual = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        usual |= {"HF_HOME": str(self.hub), "SKYGEN_HOME": str(self.home)}
+        environment = os.environ | usual | dict(environment or {})
         self.folder, self._count = folder, 0
         self._process = subprocess.Popen(
             [*own, sys.executable, __file__],
@@ -135,12 +147,12 @@ class Forks:
         assert answer, f"the process that is forked has ended with {self._process.wait()}"
         return json.loads(answer)
 
-    def start(self, words: list[str], environment: dict[str, str] | None = None) -> Fork:
+    def start(self, words: list[str]) -> Fork:
         """Start a program: a file and its arguments, or `skygen` and its arguments."""
         self._count += 1
         said = self.folder / f"said-{self._count:04d}.txt"
         said.touch()
-        return Fork(self, self.ask(do="start", words=words, said=str(said), environment=environment or {}), said)
+        return Fork(self, self.ask(do="start", words=words, said=str(said)), said)
 
     def run(self, words: list[str], code: int = 0) -> str:
         """Start a program, wait for it to end as it should, and return what it said."""
@@ -206,13 +218,13 @@ def serve() -> None:
             subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", request["path"]], check=True)
             disks.add(request["path"])
         elif request["do"] == "remove_disk":
-            subprocess.run(["umount", request["path"]], check=True)
+            subprocess.run(["umount", "--lazy", request["path"]], check=True)
             disks.remove(request["path"])
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
-def become(do: str, words: list[str], said: str, environment: dict[str, str]) -> None:
+def become(do: str, words: list[str], said: str) -> None:
     """Be the program from now on."""
     import ctypes
 
@@ -224,7 +236,6 @@ def become(do: str, words: list[str], said: str, environment: dict[str, str]) ->
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    os.environ.update(environment)
     sys.argv = words
     code: Any = 0
     try:

@@ -37,6 +37,17 @@ TROUBLE = (
     b"\x7f\xff\xff\xff\xff\xff\xff\xff",
 )
 """What parsers stumble over."""
+BEGINNINGS = (
+    b"\xff\xd8\xff\xe0",
+    b"\x89PNG\r\n\x1a\n",
+    b"RIFF\0\0\0\0WEBP",
+    b"II*\0",
+    b"PK\3\4",
+    b"PAR1",
+    b"ARROW1\0\0",
+    b"\x80\4",
+)
+"""Of JPEG, PNG, WebP, TIFF, zip, Parquet, Arrow and a pickle."""
 
 
 def _flip_bits(content: bytes, draw: np.random.Generator) -> bytes:
@@ -74,8 +85,7 @@ def _zero(content: bytes, draw: np.random.Generator) -> bytes:
 
 def _swap_beginning(content: bytes, draw: np.random.Generator) -> bytes:
     """Put the first bytes of another kind of file in the place of these."""
-    others = (b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP", b"II*\0", b"PK\3\4", b"PAR1", b"ARROW1\0\0", b"\x80\4")
-    begin = others[int(draw.integers(len(others)))]
+    begin = BEGINNINGS[int(draw.integers(len(BEGINNINGS)))]
     return begin + content[len(begin) :]
 
 

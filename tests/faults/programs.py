@@ -47,6 +47,21 @@ class Program:
     checkpointing_steps: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Unbroken:
+    """What a program has left that nothing befell.
+
+    Args:
+        contents: of its folder.
+        seconds: that it took.
+        size_bytes: that it has added to its folder, on a tmpfs.
+    """
+
+    contents: dict[str, Any]
+    seconds: float
+    size_bytes: int
+
+
 def recipe(name: str, root: Path, **flags: Any) -> list[str]:
     """Return the words of a recipe whose run is `root/run`; two underscores of a flag are a dot."""
     words = {"run__name": "run", "run__root": root} | flags
@@ -77,15 +92,15 @@ def generate(world: World, root: Path, **more: Any) -> list[str]:
 
 
 def score_pairs(world: World, root: Path, **more: Any) -> list[str]:
-    flags = {"pairs__root": world.data, "scorer__name": world.scorer, "scoring__precision": "fp32", "scoring__batch_size": 8}
-    return recipe(
-        "score_pairs", root, **flags | {"scoring__dataloader_num_workers": 0, "scoring__save_embeddings": True} | more
-    )
+    flags = {"pairs__root": world.data, "scorer__name": world.scorer, "scoring__save_embeddings": True}
+    quick = {"scoring__precision": "fp32", "scoring__batch_size": 8, "scoring__dataloader_num_workers": 0}
+    return recipe("score_pairs", root, **flags | quick | more)
 
 
 def caption(world: World, root: Path, **more: Any) -> list[str]:
-    quick = {"shard_size": 5, "captioning__batch_size": 5, "captioning__max_new_tokens": 4, "captioning__num_beams": 2}
-    return recipe("caption", root, images=world.data, model__name=world.captioner, **quick | more)
+    flags = {"images": world.data, "model__name": world.captioner, "shard_size": 5}
+    quick = {"captioning__batch_size": 5, "captioning__max_new_tokens": 4, "captioning__num_beams": 2}
+    return recipe("caption", root, **flags | quick | more)
 
 
 def screen_images(world: World, root: Path, **more: Any) -> list[str]:
@@ -93,13 +108,18 @@ def screen_images(world: World, root: Path, **more: Any) -> list[str]:
     return recipe("screen_images", root, **flags | {"scorer__name": world.scorer} | more)
 
 
+def evaluate_images(world: World, root: Path, **more: Any) -> list[str]:
+    flags = {"samples__root": world.folder / "drawn" / "run" / "samples", "pairs__root": world.data, "pairs__split": "train"}
+    return recipe("evaluate_images", root, **flags | {"scorer__name": world.scorer, "intervals__resamples": 20} | more)
+
+
 def keep_features(world: World, root: Path) -> list[str]:
-    kept = {"features__root": root / "features", "features__shard_size": 8, "features__batch_size": 4}
+    kept = {"features__root": root / "features", "features__shard_size": 32, "features__batch_size": 4}
     return finetune_captioner(world, root, train__max_train_steps=1, **kept)
 
 
 def keep_prompts(world: World, root: Path) -> list[str]:
-    kept = {"features__root": root / "features", "features__shard_size": 8, "features__batch_size": 4}
+    kept = {"features__root": root / "features", "features__shard_size": 32, "features__batch_size": 4}
     return finetune_diffusion(world, root, train__max_train_steps=1, images__crop=False, **kept)
 
 

@@ -9,7 +9,8 @@ import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Set
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,19 +24,22 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from skygen.data.archives import close_archives, forget_archives
+from skygen.data.benchmarks import BENCHMARK_SETS, read_benchmark
 from skygen.data.images import open_image, read_size
 from skygen.data.index import build_index, index_path
 from skygen.data.layouts import find_layout
 from skygen.data.metas.meta import read_meta
 from skygen.data.pair import CLASS_TEMPLATE
-from skygen.data.pairs import read_pairs
+from skygen.data.pairs import PairSettings, read_pairs
 from skygen.data.rejects import Rejects
-from skygen.errors import ImageError, SkygenError
-from skygen.evaluation.audits.page import read_audits
+from skygen.errors import ImageError
+from skygen.evaluation.audits.audit import audit
+from skygen.evaluation.audits.page import read_audits, write_audit
 from skygen.evaluation.comparison import compare_runs
 from skygen.evaluation.ratings.store import FILE as RATINGS
 from skygen.evaluation.ratings.store import Rating, RatingStore
 from skygen.evaluation.reports.report import write_report
+from skygen.evaluation.rounds.lineage import open_rounds, trace
 from skygen.evaluation.screening.cycle import read_captions
 from skygen.evaluation.search.embedded_set import open_run
 from skygen.evaluation.search.nearest import search
@@ -47,10 +51,12 @@ from skygen.models.adapters import LoraSettings, attach_saved
 from skygen.models.diffusions.lora import load_adapter
 from skygen.models.kohya import read_lora
 from skygen.models.weights import read_state_dict
+from skygen.runs import Run, RunSettings
 from skygen.seeding import Seeds
 from skygen.training.tensor_store import TensorStore
 
 ROWS = 12
+WHEN = "2026-05-17T10:30:00+00:00"
 CAPTIONS = [f"a satellite image of scene number {number}" for number in range(ROWS)]
 
 
@@ -63,7 +69,8 @@ class Reader(NamedTuple):
         read: reads them as a user has it done; returns the names or numbers of what was read, of which there are ``good``.
         good: how many things a good file has.
         names: where each line of the file is a thing of its own, its name; an unharmed line must then be read.
-        most: of the trials of the long form, where one takes longer than a tenth of a second.
+        few: most trials of the short form, where one takes longer than a tenth of a second.
+        most: and of the long form.
     """
 
     name: str
@@ -71,6 +78,7 @@ class Reader(NamedTuple):
     read: Callable[[Path], Set[Any]]
     good: int
     names: Callable[[bytes], Any] | None = None
+    few: int = 20
     most: int = 1000
 
 
@@ -192,7 +200,13 @@ def make_index(folder: Path) -> list[Path]:
 
 
 def make_meta(folder: Path) -> list[Path]:
-    about = {"box": [7.8, 46.1, 7.9, 46.2], "time": "2019-05-01", "center_tags": {"landuse": "forest"}, "gsd": 0.5, "ids": [1, 2]}
+    about = {
+        "box": [7.8, 46.1, 7.9, 46.2],
+        "time": "2019-05-01",
+        "center_tags": {"landuse": "forest"},
+        "gsd": 0.5,
+        "ids": [1, 2],
+    }
     return [put(folder, f"{protocol}.pickle", pickle.dumps(about, protocol)) for protocol in range(6)]
 
 
@@ -201,10 +215,8 @@ def make_picture(form: str) -> Callable[[Path], list[Path]]:
 
 
 def read_picture(path: Path) -> set[str]:
-    try:
+    with suppress(ImageError):
         read_size(path)
-    except ImageError:
-        pass
     return {str(open_image(path).size)}
 
 
@@ -234,7 +246,18 @@ def make_synthetic(folder: Path) -> list[Path]:
 
 def make_records(folder: Path) -> list[Path]:
     rows = [
-        {"file_name": f"images/{number}.png", "text": caption, "index": number, "seed": number, "sha256": "0" * 64, "size": 9}
+        {
+            "file_name": f"images/{number}.png",
+            "text": caption,
+            "index": number,
+            "seed": number,
+            "sha256": "0" * 64,
+            "size": 9,
+            "base": "miniature",
+            "base_fingerprint": "b" * 16,
+            "adapter": "",
+            "adapter_sha256": "",
+        }
         for number, caption in enumerate(CAPTIONS)
     ]
     return [put(folder, "metadata.jsonl", rows)]
@@ -248,12 +271,12 @@ def make_captions(folder: Path) -> list[Path]:
 
 def make_ratings(folder: Path) -> list[Path]:
     ratings = [
-        Rating("anna", f"question-{number}", "fit", f"item-{number}", ("tuned",), number % 5 + 1, "pictures", {"tuned": "a"}, "2026-01-01")
-        if len(Rating.__slots__) == 9
-        else None
+        Rating(
+            f"{number:016x}", "five", "pictures", f"{number}.png", "anna", ("tuned",), 1 + number % 5, {"run": "0" * 16}, WHEN
+        )
         for number in range(ROWS)
     ]
-    return [put(folder, RATINGS, [asdict(each) for each in ratings if each])]
+    return [put(folder, RATINGS, map(asdict, ratings))]
 
 
 def make_runs(folder: Path) -> list[Path]:
@@ -289,6 +312,51 @@ def read_report(path: Path) -> set[str]:
     return {each.name for each in written}
 
 
+@dataclass(frozen=True)
+class RunAlone:
+    run: RunSettings
+
+
+def go_on(path: Path) -> set[str]:
+    """Begin a run anew in the folder of one that was broken off."""
+    settings = RunSettings("run", path.parent.parent)
+    with Run(settings, RunAlone(settings)) as run:
+        run.truncate_log(3)
+    return {"finished"}
+
+
+def make_audit(folder: Path) -> list[Path]:
+    make_imagefolder(folder / "data")
+    pairs = PairSettings(folder / "data").read(Rejects(None))
+    write_audit([audit(pairs.batches(), "mine")], folder)
+    return [folder / "audit.json"]
+
+
+def make_round(folder: Path) -> list[Path]:
+    top = folder / "round-0"
+    make_imagefolder(folder / "data")
+    records = make_records(top / "set" / "samples")
+    put(top, "screen/screened.jsonl", [
+        {"file_name": f"images/{number}.png", "skyclip_score": 0.25, "verdict": "kept", "reasons": []} for number in range(ROWS)
+    ])  # fmt: skip
+    put(top, "training/config.yaml", f"pairs:\n  root: {folder / 'data'}\n")
+    return [*records, top / "screen" / "screened.jsonl", top / "training" / "config.yaml"]
+
+
+def read_round(path: Path) -> set[str]:
+    top = next(parent for parent in path.parents if parent.name == "round-0")
+    return {row["file"] for row in trace(open_rounds([top]))}
+
+
+def make_benchmark(folder: Path) -> list[Path]:
+    known = BENCHMARK_SETS["SkyScript_cls"]
+    place = folder / known.folder
+    rows = [f"{known.folder}/val/{number}.jpg,a title,{('barn', 'dam')[number % 2]}" for number in range(ROWS)]
+    for number in range(ROWS):
+        put(place, f"val/{number}.jpg", b"x")
+    return [put(place, known.csv, "\n".join(["filepath,title,label", *rows, ""])), put(place, "classnames.txt", "barn\ndam\n")]
+
+
 def read_comparison(path: Path) -> set[str]:
     run = path.parent
     _, found = compare_runs((run, run), ("tuned", "base"), seeds=Seeds(0))
@@ -300,8 +368,13 @@ def make_embedded(folder: Path) -> list[Path]:
     put(run, "config.yaml", "scorer:\n  name: miniature\n")
     rows = Seeds(0).numpy("rows").standard_normal((ROWS, 16)).astype(np.float16)
     EmbeddingShards(run / "embeddings", ROWS).write(0, rows)
-    table = {"key": [str(number) for number in range(ROWS)], "image": [f"{number}.png" for number in range(ROWS)]}
-    pq.write_table(pa.table({**table, "caption": CAPTIONS, "similarity": [0.2] * ROWS, "kept": [True] * ROWS}), run / "scores.parquet")
+    table: dict[str, Any] = {
+        "key": [str(number) for number in range(ROWS)],
+        "image": [f"{number}.png" for number in range(ROWS)],
+    }
+    pq.write_table(
+        pa.table({**table, "caption": CAPTIONS, "similarity": [0.2] * ROWS, "kept": [True] * ROWS}), run / "scores.parquet"
+    )
     (shard,) = sorted((run / "embeddings").glob("*.npy"))
     return [shard, run / "scores.parquet", run / "config.yaml"]
 
@@ -312,7 +385,7 @@ def read_embedded(path: Path) -> set[int]:
     assert found is not None
     query = np.ones((1, 16))
     rows, _ = search(found.embeddings, query, min(3, found.embeddings.count))
-    return {shown.key for shown in found.show(rows[0])} if hasattr(found.show(rows[0])[0], "key") else set(rows[0].tolist())
+    return {shown.image for shown in found.show(rows[0])}
 
 
 def make_prompts(folder: Path) -> list[Path]:
@@ -325,9 +398,12 @@ def make_prompt_csv(folder: Path) -> list[Path]:
 
 def make_states(folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    state = {f"layer.{number}.weight": torch.randn((3, 4), generator=Seeds(number).generator("state")) for number in range(ROWS)}
+    state = {
+        f"layer.{number}.weight": torch.randn((3, 4), generator=Seeds(number).generator("state")) for number in range(ROWS)
+    }
     save_file(state, folder / "a.safetensors")
-    torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}, folder / "b.pt")  # noqa: TID251
+    beside = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}
+    torch.save(beside, folder / "b.pt")  # noqa: TID251
     torch.save(state, folder / "c.pt", _use_new_zipfile_serialization=False)  # noqa: TID251
     with zipfile.ZipFile(folder / "d.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(folder / "b.pt", "d/b.pt")
@@ -348,16 +424,9 @@ def store_keys() -> np.ndarray:
 
 def read_store(path: Path) -> set[int]:
     store = TensorStore(path.parent)
-    slots = store.locate(store_keys())
-    values = torch.randn((ROWS, 4, 3), generator=Seeds(0).generator("values"))
-    right = set()
-    for row, slot in enumerate(slots.tolist()):
-        if slot >= 0:
-            found = store.read(slot)
-            assert found is None or tuple(found.shape) == (4, 3)
-            right.add(row)
-            assert torch.equal(found, values[row]) or "flipped" in path.name or True
-    return right
+    found = {row: store.read(slot) for row, slot in enumerate(store.locate(store_keys()).tolist()) if slot >= 0}
+    assert {tuple(value.shape) for value in found.values()} <= {(4, 3)}
+    return set(found)
 
 
 @cache
@@ -381,8 +450,8 @@ def make_captioner_adapter(folder: Path) -> list[Path]:
 
 
 def read_captioner_adapter(path: Path) -> set[str]:
-    network = copy.deepcopy(captioner().network)
-    attach_saved(network, path.parent, "miniature")
+    learner = copy.deepcopy(captioner())
+    learner.ask_as(attach_saved(learner.network, path.parent, "miniature"))
     return {"adapter"}
 
 
@@ -409,34 +478,84 @@ def read_for_export(path: Path) -> set[str]:
     return {module.name for module in modules}
 
 
+def read_pair_folder(path: Path) -> set[str]:
+    return pairs_in(path.parent)
+
+
+def read_picture_folder(path: Path) -> set[str]:
+    return pictures_in(path.parent)
+
+
+def read_one_meta(path: Path) -> set[str]:
+    return {str(read_meta(path.read_bytes()))}
+
+
+def read_one_label(path: Path) -> set[str]:
+    return {str(read_label(path))}
+
+
+def read_prompt_file(path: Path) -> set[str]:
+    return {prompt.text for prompt in read_prompts(PromptSettings(file=path))}
+
+
+def read_caption_file(path: Path) -> set[int]:
+    names = [f"images/{number}.png" for number in range(ROWS)]
+    return set(range(len(read_captions(path, path.parent, names))))
+
+
+def read_rating_file(path: Path) -> set[str]:
+    return {rating.question for rating in RatingStore(path.parent).read().kept}
+
+
+def read_record_file(path: Path) -> set[Any]:
+    return {record.get("file_name") for record in read_metadata(path.parent) if isinstance(record.get("file_name"), str)}
+
+
+def read_one_benchmark(path: Path) -> set[Path]:
+    return set(read_benchmark(path.parents[1], "SkyScript_cls", Rejects(None)).images)
+
+
 def key_of_row(line: bytes) -> str:
     return str(json.loads(line)["file_name"])
 
 
+def key_of_rating(line: bytes) -> str:
+    return str(json.loads(line)["question"])
+
+
+def text_of_line(line: bytes) -> str:
+    return line.decode().strip()
+
+
 READERS = (
-    Reader("pair list, CSV", make_csv, lambda path: pairs_in(path.parent), ROWS),
-    Reader("pair list, Parquet", make_pair_parquet, lambda path: pairs_in(path.parent), ROWS),
-    Reader("images in Parquet", make_image_parquet, lambda path: pictures_in(path.parent.parent), ROWS),
-    Reader("imagefolder", make_imagefolder, lambda path: pairs_in(path.parent), ROWS, key_of_row),
-    Reader("caption JSON", make_caption_json, lambda path: pairs_in(path.parent), ROWS),
-    Reader("sidecars", make_sidecars, lambda path: pairs_in(path.parent), ROWS),
-    Reader("WebDataset", make_tar, lambda path: pictures_in(path.parent), ROWS),
-    Reader("zip of images", make_zip, lambda path: pictures_in(path.parent), ROWS),
+    Reader("pair list, CSV", make_csv, read_pair_folder, ROWS),
+    Reader("pair list, Parquet", make_pair_parquet, read_pair_folder, ROWS),
     Reader("index of a list", make_index, lambda path: pairs_in(path.parents[2]), ROWS),
-    Reader("meta", make_meta, lambda path: {str(read_meta(path.read_bytes()))}, 1),
+    Reader("images in Parquet", make_image_parquet, lambda path: pictures_in(path.parent.parent), ROWS),
+    Reader("imagefolder", make_imagefolder, read_pair_folder, ROWS, key_of_row),
+    Reader("caption JSON", make_caption_json, read_pair_folder, ROWS),
+    Reader("sidecars", make_sidecars, read_pair_folder, ROWS),
+    Reader("WebDataset", make_tar, read_picture_folder, ROWS),
+    Reader("zip of images", make_zip, read_picture_folder, ROWS),
+    Reader("benchmark", make_benchmark, read_one_benchmark, ROWS),
+    Reader("meta", make_meta, read_one_meta, 1),
     *(Reader(form, make_picture(form), read_picture, 1) for form in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")),
     Reader("GeoTIFF", make_geotiff, read_picture, 1),
-    Reader("label of a synthetic picture", make_synthetic, lambda path: {str(read_label(path))}, 1),
-    Reader("records of pictures", make_records, lambda path: {row.get("file_name") for row in read_metadata(path.parent)}, ROWS, key_of_row),
-    Reader("captions of a set", make_captions, lambda path: set(enumerate(read_captions(path, path.parent, [f"images/{number}.png" for number in range(ROWS)]))), ROWS),
-    Reader("run in a report", make_runs, read_report, 4, None, 200),
-    Reader("runs compared", make_runs, read_comparison, 2, None, 200),
+    Reader("label of a synthetic picture", make_synthetic, read_one_label, 1),
+    Reader("prompts, text", make_prompts, read_prompt_file, ROWS, text_of_line),
+    Reader("prompts, CSV", make_prompt_csv, read_prompt_file, ROWS),
+    Reader("records of pictures", make_records, read_record_file, ROWS, key_of_row),
+    Reader("captions of a set", make_captions, read_caption_file, ROWS),
+    Reader("ratings", make_ratings, read_rating_file, ROWS, key_of_rating),
+    Reader("audit", make_audit, lambda path: {each.name for each in read_audits(path)}, 1),
+    Reader("rounds", make_round, read_round, ROWS),
+    Reader("run in a report", make_runs, read_report, 3, few=6, most=100),
+    Reader("runs compared", make_runs, read_comparison, 2),
+    Reader("run that goes on", make_runs, go_on, 1),
     Reader("embedded set", make_embedded, read_embedded, 3),
-    Reader("prompts, text", make_prompts, lambda path: {each.text for each in read_prompts(PromptSettings(file=path))}, ROWS, lambda line: line.decode().strip()),
-    Reader("prompts, CSV", make_prompt_csv, lambda path: {each.text for each in read_prompts(PromptSettings(file=path))}, ROWS),
     Reader("weights", make_states, lambda path: set(read_state_dict(path)), ROWS),
     Reader("tensor store", make_store, read_store, ROWS),
     Reader("adapter of a captioner", make_captioner_adapter, read_captioner_adapter, 1),
-    Reader("adapter of a diffusion model", make_diffusion_adapter, read_diffusion_adapter, 1, None, 400),
-    Reader("adapter for others", make_diffusion_adapter, read_for_export, 32),
+    Reader("adapter of a diffusion model", make_diffusion_adapter, read_diffusion_adapter, 1, few=10, most=500),
+    Reader("adapter for others", make_diffusion_adapter, read_for_export, 56),
 )

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 from faults.amounts import amount
-from faults.contents import contents, require_same, require_whole
+from faults.contents import BLOCK, contents, require_same, require_whole, size_on_disk
 from faults.figures import Figures
 from faults.forking import Forks
-from faults.programs import CHECKPOINTING_STEPS, PROGRAMS, World, finetune_captioner, finetune_diffusion
+from faults.programs import CHECKPOINTING_STEPS, PROGRAMS, Program, Unbroken, World
 
 from skygen.checkpoints import Checkpoints, verify
 from skygen.errors import StorageError
 from skygen.seeding import Seeds
 
 pytestmark = pytest.mark.slow
-BLOCK = 4096
-"""Bytes that a tmpfs gives a file at a time."""
 MUCH = 1 << 30
 
 
@@ -31,11 +29,6 @@ def disk(forks: Forks, tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     yield place
     forks.remove_disk(place)
-
-
-def size_bytes(folder: Path) -> int:
-    """Return what a folder takes on a tmpfs."""
-    return sum(-(-path.stat().st_size // BLOCK) * BLOCK for path in folder.rglob("*") if path.is_file())
 
 
 def require_sentence(said: str, place: Path) -> None:
@@ -55,37 +48,44 @@ def fill(path: Path) -> None:
 
 @pytest.mark.parametrize("name", list(PROGRAMS))
 def test_a_full_disk_ends_with_74_and_with_more_room_the_same_command_goes_on(
-    name: str, small_world: World, forks: Forks, disk: Path, tmp_path: Path, figures: Figures
+    name: str,
+    small_world: World,
+    forks: Forks,
+    run_unbroken: Callable[[str, Program], Unbroken],
+    disk: Path,
+    figures: Figures,
 ) -> None:
     program, tries, files = PROGRAMS[name], amount(1, 6), 0
-    unbroken = tmp_path / "unbroken" / "root"
-    program.prepare(small_world, unbroken, forks)
-    before = size_bytes(unbroken) if unbroken.exists() else 0
-    forks.run(program.words(small_world, unbroken))
-    grown, expected = size_bytes(unbroken) - before, contents(unbroken)
+    unbroken = run_unbroken(name, program)
     draw = Seeds(3).numpy("full disk", *name.encode())
     for number in range(tries):
         seen = forks.set_disk(disk, MUCH) / str(number)
         root = disk / str(number) / "root"
         program.prepare(small_world, seen / "root", forks)
-        forks.set_disk(disk, max(BLOCK, size_bytes(seen.parent) + int(draw.uniform(0, 0.9) * grown)))
+        room = int(draw.uniform(0, 1) * (unbroken.size_bytes // BLOCK)) * BLOCK  # at least a block less than is needed
+        forks.set_disk(disk, max(BLOCK, size_on_disk(seen.parent) + room))
         require_sentence(forks.run(program.words(small_world, root), 74), root)
         files += require_whole(seen)
         forks.set_disk(disk, MUCH)
         forks.run(program.words(small_world, root))
-        require_same(expected, contents(seen / "root", named=root))
+        require_same(unbroken.contents, contents(seen / "root", named=root))
     figures(f"full disk: {name}", tried=tries, ended_with_74=tries, went_on=tries, files_read=files, files_found_half=0)
 
 
-@pytest.mark.parametrize("recipe", [finetune_diffusion, finetune_captioner])
+@pytest.mark.parametrize("name", ["finetune_diffusion", "finetune_captioner"])
 def test_a_disk_that_fills_while_it_trains_leaves_the_last_good_checkpoint(
-    recipe: Callable[..., list[str]], small_world: World, forks: Forks, disk: Path, tmp_path: Path, figures: Figures
+    name: str,
+    small_world: World,
+    forks: Forks,
+    run_unbroken: Callable[[str, Program], Unbroken],
+    disk: Path,
+    figures: Figures,
 ) -> None:
-    unbroken, root = tmp_path / "unbroken" / "root", disk / "root"
-    forks.run(recipe(small_world, unbroken))
+    program, root = PROGRAMS[name], disk / "root"
+    unbroken = run_unbroken(name, program)
     seen = forks.set_disk(disk, 32 << 20)
     checkpoints = Checkpoints(seen / "root" / "run" / "checkpoints")
-    fork = forks.start(recipe(small_world, root))
+    fork = forks.start(program.words(small_world, root))
     fork.wait_until(lambda: any(checkpoints.folder.glob("step-*")), "no checkpoint was saved")
     filler = seen / "filler"
     fill(filler)
@@ -96,8 +96,8 @@ def test_a_disk_that_fills_while_it_trains_leaves_the_last_good_checkpoint(
     assert last is not None and last.step % CHECKPOINTING_STEPS == 0
     filler.unlink()
     require_whole(seen)
-    assert f"continues after step {last.step} of" in forks.run(recipe(small_world, root))
-    require_same(contents(unbroken), contents(seen / "root", named=root))
+    assert f"continues after step {last.step} of" in forks.run(program.words(small_world, root))
+    require_same(unbroken.contents, contents(seen / "root", named=root))
     figures("full disk in the middle of a training", tried=1, ended_with_74=1, checkpoints_damaged=0, went_on=1)
 
 

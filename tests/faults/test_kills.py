@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from faults.amounts import amount
 from faults.contents import contents, leftovers, require_same, require_whole
 from faults.figures import Figures
 from faults.forking import Forks
-from faults.programs import PROGRAMS, Program, World, finetune_captioner
+from faults.programs import PROGRAMS, Program, Unbroken, World, finetune_captioner
 
 from skygen.checkpoints import Checkpoints, verify
 from skygen.seeding import Seeds
@@ -35,8 +35,18 @@ for step in range(last.step + 1 if last else 1, 100_000):
 
 @dataclass(slots=True)
 class Tally:
-    """What has come of the kills of one program."""
+    """What has come of the kills of one program.
 
+    Args:
+        seconds: that a whole run takes, when nothing else keeps this machine busy.
+        kills: that have hit a running program.
+        while_writing: of these, how many have left a file that was being written.
+        runs: that came to the same end as the unbroken one.
+        files_read: that were under their final names after a kill, all of them whole.
+        lost: steps that were done again after each kill of a training.
+    """
+
+    seconds: float
     kills: int = 0
     while_writing: int = 0
     runs: int = 0
@@ -46,23 +56,24 @@ class Tally:
 
 @pytest.mark.parametrize("name", list(PROGRAMS))
 def test_whatever_is_killed_and_started_again_ends_as_if_nothing_had_been(
-    name: str, small_world: World, forks: Forks, tmp_path: Path, figures: Figures
+    name: str,
+    small_world: World,
+    forks: Forks,
+    run_unbroken: Callable[[str, Program], Unbroken],
+    tmp_path: Path,
+    figures: Figures,
 ) -> None:
-    program, wanted, tally = PROGRAMS[name], amount(1, 14), Tally()
-    unbroken = tmp_path / "unbroken" / "root"
-    program.prepare(small_world, unbroken, forks)
-    begun = forks.start(program.words(small_world, unbroken))
-    begun.finish()
-    moments = _draw_moments(name, begun.seconds)
-    expected = contents(unbroken)
-    assert len(expected) > 0
+    program, wanted, moments = PROGRAMS[name], amount(1, 14), _draw_moments(name)
+    unbroken = run_unbroken(name, program)
+    tally = Tally(unbroken.seconds)
+    assert len(unbroken.contents) > 0
     while tally.kills < wanted:
-        assert tally.runs <= 3 * wanted, f"{tally.runs} runs were complete before {wanted} kills"
+        assert tally.runs <= 10 * wanted, f"{tally.runs} runs were complete before {wanted} kills"
         broken = tmp_path / f"broken-{tally.runs}" / "root"  # the last name of a path may stand in what is written
         program.prepare(small_world, broken, forks)
         _kill_repeatedly(program, small_world, broken, forks, moments, min(KILLS_IN_A_ROW, wanted - tally.kills), tally)
-        require_same(expected, contents(broken))
-        assert leftovers(broken) == []
+        require_same(unbroken.contents, contents(broken))
+        assert [path for path in leftovers(broken) if "features" not in path.parts] == []  # which others may be writing to
         tally.runs += 1
     most_lost = {"most_steps_lost": max(tally.lost, default=0)} if program.checkpointing_steps else {}
     figures(
@@ -71,11 +82,11 @@ def test_whatever_is_killed_and_started_again_ends_as_if_nothing_had_been(
     )  # fmt: skip
 
 
-def _draw_moments(name: str, seconds: float) -> Iterator[float]:
-    """Yield moments of a run that takes so long, from its first to its last."""
+def _draw_moments(name: str) -> Iterator[float]:
+    """Yield moments, as shares of the time that a whole run takes."""
     draw = Seeds(5).numpy("kills", *name.encode())
     while True:
-        yield float(draw.uniform(0.02, 0.95)) * seconds
+        yield float(draw.uniform(0.02, 0.95))
 
 
 def _kill_repeatedly(
@@ -83,18 +94,19 @@ def _kill_repeatedly(
 ) -> None:
     """Kill a run up to so many times, looking at what it has left each time; then let it come to its end."""
     said, last = "", 0
-    for _ in range(kills):
+    for number in range(kills):
         fork = forks.start(program.words(world, root))
-        fork.wait_at_most(next(moments))
+        fork.wait_at_most(next(moments) * tally.seconds)
         said = fork.kill()
         assert fork.code in (-9, 0), said
         tally.files_read += require_whole(root) if root.exists() else 0
+        _note_lost_steps(program, said, last, tally)
+        last = _last_step(root / "run" / "log.jsonl")
         if fork.code == 0:
+            tally.seconds = min(tally.seconds, fork.seconds) if number == 0 else tally.seconds
             break
         tally.kills += 1
         tally.while_writing += bool(root.exists() and leftovers(root))
-        _note_lost_steps(program, said, last, tally)
-        last = _last_step(root / "run" / "log.jsonl")
     _note_lost_steps(program, forks.run(program.words(world, root)), last, tally)
 
 
@@ -118,11 +130,11 @@ def test_a_checkpoint_that_was_said_to_be_saved_is_there_after_a_kill(forks: For
     wanted, saved, last, damaged = amount(6, 60), 0, 0, 0
     program = tmp_path / "save.py"
     program.write_text(SAVE)
-    checkpoints, moments = Checkpoints(tmp_path / "checkpoints"), _draw_moments("checkpoints", 0.5)
+    checkpoints, moments = Checkpoints(tmp_path / "checkpoints"), _draw_moments("checkpoints")
     for _ in range(wanted):
         fork = forks.start([str(program), str(checkpoints.folder)])
         fork.wait_until(lambda fork=fork: "\n" in fork.text, "no checkpoint was saved")
-        fork.wait_at_most(next(moments))
+        fork.wait_at_most(next(moments) / 2)
         told = [int(step) for step in fork.kill().splitlines()]
         assert fork.code == -9
         assert told == list(range(last + 1, last + 1 + len(told))) or told[0] == last + 2  # one was saved and not yet told

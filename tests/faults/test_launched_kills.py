@@ -158,7 +158,8 @@ def test_a_set_killed_with_its_launcher_and_ended_by_two_processes_is_byte_for_b
     def words(batch_size: int, name: str) -> list[str]:
         return generate(small_world, tmp_path / name, generation__count=count, generation__batch_size=batch_size)
 
-    forks.run(words(8, "unbroken"))
+    said = forks.run(words(8, "unbroken"))
+    assert f"{count - 8:,} pictures of 64 pixels: about " in said and "on 1 process" in said
     broken, draw, drawn = tmp_path / "broken" / "run" / "samples", Seeds(kills).numpy("kills"), 0
 
     def pictures() -> int:
@@ -179,6 +180,7 @@ def test_a_set_killed_with_its_launcher_and_ended_by_two_processes_is_byte_for_b
     first, second = (contents(tmp_path / name / "run" / "samples") for name in ("unbroken", "broken"))
     assert len([name for name in first if name.endswith(".png")]) == count
     require_same(first, second)
+    assert f"{count} pictures drawn by a model" in (broken / "README.md").read_text(encoding="utf-8")
     records = [json.loads(line) for line in (broken / "metadata.jsonl").read_text().splitlines()]
     assert [record["index"] for record in records] == list(range(count))
     figures("kill -9 of generate under its launcher, ended by two processes", kills=kills, pictures=count, runs_equal=1)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from recipes import finetune_captioner, finetune_diffusion
 from skygen.config import parse
-from skygen.data.loading import Batch
+from skygen.data.batch import Batch
 from skygen.errors import SkygenError
 from skygen.models.captioner import Captioner
 from skygen.models.diffusion import Diffusion

@@ -19,13 +19,13 @@ from skygen.data.rejects import Rejects
 from skygen.errors import ConfigError, DataError, StorageError
 from skygen.generation import sampling
 from skygen.generation.choice import Candidates, Models, Wanted, best_candidate
-from skygen.memory import Parts, is_out_of_memory
 from skygen.generation.picture_list import Picture, find_pictures
 from skygen.generation.prompts import Prompt
 from skygen.generation.provenance import read_label, save_synthetic
 from skygen.generation.records import merge_records
 from skygen.generation.sampling import draw_samples, read_metadata, samples_to_draw, share_of
 from skygen.generation.settings import GenerationSettings, SelectionSettings
+from skygen.memory import Parts, is_out_of_memory
 from skygen.models.diffusion import Diffusion
 from skygen.models.judge import Judge
 from skygen.models.scorer import Scorer

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from skygen.data.loading import Batch
+from skygen.data.batch import Batch
 from skygen.models.contrastive import ContrastiveLearner
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from skygen.data.batch import Batch
 from skygen.data.images import image_to_tensor
-from skygen.data.loading import Batch
 from skygen.errors import UnavailableError
 from skygen.models.captioner import Captioner, CaptioningSettings
 from skygen.seeding import Seeds

@@ -14,7 +14,7 @@ import torch
 from diffusers import DDPMScheduler, PNDMScheduler
 from torch import Tensor
 
-from skygen.data.loading import Batch
+from skygen.data.batch import Batch
 from skygen.errors import ConfigError, UnavailableError
 from skygen.models.adapters import LoraSettings
 from skygen.models.diffusion import Diffusion, DiffusionSettings

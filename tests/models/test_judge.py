@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from toy import build_stream, build_trainer
 
+from skygen.data.batch import Batch
 from skygen.data.images import fit_image, image_to_tensor
-from skygen.data.loading import Batch
 from skygen.data.pair import Pair
 from skygen.errors import UnavailableError
 from skygen.miniature.architectures import build_judge

@@ -147,7 +147,7 @@ def test_settings_that_contradict_each_other_are_refused(few: Path, quick: list[
             [*pairs, "--pairs.also", str(world)],
             "--pairs.also: captions.csv is the list of one data set; give each a run of its own",
         ),
-        ([*images, "--shard_size", "0"], "--shard_size 0: give at least 1"),
+        ([*images, "--shard_size", "0"], "--shard_size is 0; it must be 1 or more."),
     ]:
         with pytest.raises(ConfigError) as raised:
             caption(*quick, *words)

@@ -12,9 +12,10 @@ import torch
 from models.diffusions import build_stable_diffusion_3, build_stable_diffusion_xl
 from PIL import Image
 
+from skygen.data.batch import Batch
 from skygen.data.batches import Positions, load_batches
 from skygen.data.framing import ImageSettings
-from skygen.data.loading import Batch, CaptionSettings, PairStream
+from skygen.data.loading import CaptionSettings, PairStream
 from skygen.data.pair import Pair
 from skygen.data.rejects import Rejects
 from skygen.data.table import PairList

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from toy import SIDE, Linear, OneByOne, build_learner, build_stream, build_trainer, train_pairs
 
+from skygen.data.batch import Batch
 from skygen.data.framing import ImageSettings
 from skygen.data.images import open_image
-from skygen.data.loading import Batch, CaptionSettings
+from skygen.data.loading import CaptionSettings
 from skygen.data.pair import Pair
 from skygen.errors import ConfigError, Preempted, SkygenError, StorageError
 from skygen.models.adapters import LoraSettings

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from skygen.data.loading import Batch
+from skygen.data.batch import Batch
 from skygen.errors import ConfigError
 from skygen.models.adapters import LoraSettings
 from skygen.models.captioner import Captioner

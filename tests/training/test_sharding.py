@@ -16,7 +16,7 @@ from torch import nn
 from toy import Linear, build_stream, train_pairs
 
 from skygen.checkpoints import Checkpoints
-from skygen.data.loading import Batch
+from skygen.data.batch import Batch
 from skygen.errors import ConfigError
 from skygen.training.gradients import GradientSum
 from skygen.training.settings import TrainSettings

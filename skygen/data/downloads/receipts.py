@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from skygen import plain_json
 from skygen.errors import DataError, UnavailableError
 from skygen.storage import storage_error, writing
 
@@ -64,7 +65,7 @@ def read_receipts(root: Path) -> dict[str, Receipt]:
     """
     path = receipts_file(root)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = plain_json.parse(path.read_text(encoding="utf-8"))
         receipts = {name: Receipt(**entry) for name, entry in content.items()}
         for receipt in receipts.values():
             if not isinstance(receipt.size, int) or not isinstance(receipt.sha256, str):

@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from skygen import plain_json
 from skygen.data.downloads.server import (
     Patience,
     answering,
@@ -112,7 +113,7 @@ def version_file(part: Path) -> Path:
 def read_version(part: Path) -> Version | None:
     """Read which version a part belongs to; None where that cannot be known."""
     with suppress(OSError, ValueError, TypeError, KeyError):
-        content = json.loads(version_file(part).read_text(encoding="utf-8"))
+        content = plain_json.parse(version_file(part).read_text(encoding="utf-8"))
         if isinstance(content["total"], int) and all(
             isinstance(content[name], str | None) for name in ("etag", "last_modified")
         ):

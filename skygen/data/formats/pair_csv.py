@@ -23,6 +23,8 @@ from skygen.data.skyscript import END_OF_TAG_PATTERN, OBJECT_TYPES, SOURCES, lea
 from skygen.data.table import CAPTIONS_OF, SCHEMA, Block, coarsest_gsd, to_batch
 from skygen.errors import ConfigError, DataError
 
+pa.enable_signal_handlers(False)  # else Arrow takes a SIGTERM to itself while it reads, and a run that is to stop fails
+
 BLOCK = 1 << 20
 """Bytes read at a time: some 5,000 rows, which are read line by line if one of them is odd."""
 CAPTION_COLUMNS = ("title_multi_objects", "title")
@@ -70,7 +72,7 @@ def find_columns(path: Path, caption_column: str | None = None) -> Columns:
     """
     names = read_header(path)
     place = {name: number for number, name in reversed(list(enumerate(names)))}
-    listed = ", ".join(names) if any(names) else "none"
+    listed = ", ".join(names)[:300] if any(names) else "none"
     if "filepath" not in place:
         raise ConfigError(
             f"{path} has no column filepath in its first row; its columns are: {listed}; "

@@ -18,6 +18,8 @@ from skygen.errors import ConfigError, DataError
 KEY_COLUMNS = ("key", "filepath", "file_name")
 CAPTION_COLUMNS = ("captions", "title_multi_objects", "title", "caption", "text")
 BATCH = 16_384
+LARGEST_ROW = 20_000
+"""Bytes of text in a row, on the mean of a row group; SkyScript has 60."""
 
 
 def find_pair_parquet(root: Path) -> list[Path]:
@@ -46,13 +48,14 @@ def read_pair_parquet(path: Path, caption_column: str | None, rejects: Rejects) 
     for name in (key, captions):
         _require_text(path, name, pq.read_schema(path).field(name).type)
     known = [name for name in SCHEMA.names if name in names and name not in ("key", "captions")]
+    _refuse_bomb(path, (key, captions))
     row = 0
     try:
         for batch in pq.ParquetFile(path).iter_batches(BATCH, columns=[key, captions, *known]):
             yield _to_block(batch, key, captions, path, row, rejects)
             row += batch.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); write or download it again") from error
+        raise DataError(f"{path} cannot be read ({' '.join(str(error).split())}); write or download it again") from error
 
 
 def _require_text(path: Path, name: str, kind: pa.DataType) -> None:
@@ -94,8 +97,18 @@ def _cast(array: pa.Array, wanted: pa.DataType) -> pa.Array:
         raise DataError(f"a column has type {array.type} where {wanted} is wanted ({error})") from error
 
 
+def _refuse_bomb(path: Path, names: tuple[str, ...]) -> None:
+    """Refuse texts that unpack to more than fits: 400 MB of one letter are packed into a few kilobytes."""
+    metadata = pq.read_metadata(path)
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        columns = map(group.column, range(group.num_columns))
+        size = sum(each.total_uncompressed_size for each in columns if each.path_in_schema.split(".")[0] in names)
+        if size > max(group.num_rows, 1) * LARGEST_ROW:
+            raise DataError(f"{path} holds {size:,} bytes of text in {group.num_rows:,} rows; it is no list of pairs.")
+
+
 def _names(path: Path) -> list[str]:
     try:
         return list(pq.read_schema(path).names)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read ({error}); write or download it again") from error
+        raise DataError(f"{path} cannot be read ({' '.join(str(error).split())}); write or download it again") from error

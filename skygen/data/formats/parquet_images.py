@@ -97,7 +97,7 @@ def read_image_parquet(
                     rejects.add(key, str(error), where)
                     yield None
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            rejects.add(prefix, f"cannot be read: {error}", str(path))
+            rejects.add(prefix, f"cannot be read: {' '.join(str(error).split())}", str(path))
             yield None
 
 
@@ -126,7 +126,7 @@ def read_parquet_image(path: Path, row: int) -> bytes:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
-        raise ArchiveError(f"the Parquet file {path} cannot be read: {error}") from error
+        raise ArchiveError(f"the Parquet file {path} cannot be read: {' '.join(str(error).split())}") from error
     if not data:
         raise ArchiveError("the row holds no image")
     return bytes(data)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from skygen import plain_json
 from skygen.data.geography import country_name
 from skygen.errors import ConfigError, DataError
 from skygen.evaluation.audits.figures import draw_map, list_decades, opacity
@@ -70,7 +71,7 @@ def read_audits(path: Path) -> list[Audit]:
         DataError: the file is missing, or is no such file.
     """
     try:
-        return [Audit.from_tree(tree) for tree in json.loads(path.read_text(encoding="utf-8"))["audits"]]
+        return [Audit.from_tree(tree) for tree in plain_json.parse(path.read_text(encoding="utf-8"))["audits"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: cannot be read as an audit; write it again with `skygen audit`.") from error
 

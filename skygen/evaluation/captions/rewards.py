@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skygen.data.batch import Batch
 from skygen.data.images import tensor_to_image
-from skygen.data.loading import Batch
 from skygen.errors import ConfigError
 from skygen.evaluation.captions.coco_caption import CiderD
 from skygen.evaluation.captions.tokens import tokenize_caption

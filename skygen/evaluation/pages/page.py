@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from skygen.storage import writing
+from skygen.storage import remove_halves, writing
 
 
 def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
@@ -30,5 +30,6 @@ def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
         lstrip_blocks=True,
     )
     page = environment.get_template(template).render(**values)
+    remove_halves(path.parent, path.name)
     with writing(path) as temporary:
         temporary.write_bytes(page.encode("utf-8", errors="replace"))  # half a surrogate pair in a caption is no reason to fail

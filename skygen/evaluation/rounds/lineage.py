@@ -23,7 +23,8 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, Final, final
 
-from skygen.config import read_yaml
+from skygen import plain_json
+from skygen.config import LONGEST_NAME, read_yaml
 from skygen.data.layouts import find_layout
 from skygen.data.pair import CLASS_TEMPLATE, Pair
 from skygen.data.pairs import read_pairs
@@ -227,7 +228,7 @@ def read_lines(path: Path, needed: Sequence[str], mend: str) -> Iterator[Row]:
         raise UnavailableError(f"{path} cannot be read ({error.strerror}); {mend}.") from error
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            row = json.loads(line)
+            row = plain_json.parse(line)
         except ValueError:
             row = None
         if not isinstance(row, dict) or (lacking := [name for name in needed if name not in row]):
@@ -260,9 +261,13 @@ def _read_training(each: Round) -> tuple[tuple[Path, Path | None], list[Path]] |
     path = each.folder / "training" / "config.yaml"
     if not path.exists():
         return None
-    pairs = read_yaml(path).get("pairs", {})
-    csv = Path(pairs["csv"]) if "csv" in pairs else None
-    return (Path(pairs["root"]), csv), [Path(place) for place in pairs.get("also", ())]
+    pairs = read_yaml(path).get("pairs")
+    named: dict[str, Any] = pairs if isinstance(pairs, dict) else {}
+    csv, also = named.get("csv"), named.get("also", [])
+    places = [named.get("root"), *([] if csv is None else [csv]), *(also if isinstance(also, list) else [None])]
+    if any(not isinstance(place, str) or max(map(len, place.split("/"))) > LONGEST_NAME for place in places):
+        raise DataError(f"{path}: does not say which pairs the round was trained on; train it again.")
+    return (Path(named["root"]), Path(csv) if csv else None), [Path(place) for place in also]
 
 
 def _split_place(place: Path) -> tuple[Path, Path | None]:
@@ -278,7 +283,7 @@ def _list_parents(each: Round, top: Path) -> list[dict[str, str]]:
     first, also = training
     parents = []
     for root, csv in (first, *map(_split_place, also)):
-        for path in find_layout(root, csv, None, None, CLASS_TEMPLATE).files:
+        for path in filter(Path.is_file, find_layout(root, csv, None, None, CLASS_TEMPLATE).files):  # of class folders, none
             place = path.resolve()
             name = place.relative_to(top).as_posix() if place.is_relative_to(top) else place.name
             parents.append({"list": name, "sha256": _hash(path)})

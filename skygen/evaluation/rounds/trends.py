@@ -8,7 +8,6 @@ limits about effect measures: a general approach"; it does not use that both are
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Final, final
 import numpy as np
 from jaxtyping import Float
 
+from skygen import plain_json
 from skygen.data.pair import to_words
 from skygen.errors import DataError
 from skygen.evaluation.intervals import paired_difference_interval
@@ -223,6 +223,6 @@ def _read_screening(each: Round, seeds: Seeds) -> list[Point]:
 
 def _read_metrics(path: Path, mend: str) -> list[Score]:
     try:
-        return from_metrics(json.loads(path.read_text(encoding="utf-8")))
+        return from_metrics(plain_json.parse(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: cannot be read as scores; {mend}.") from error

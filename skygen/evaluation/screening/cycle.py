@@ -9,7 +9,6 @@ cosine of a CLIP it has no meaning by itself: hold it against that of real pictu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from skygen import plain_json
+from skygen.config import LONGEST_NAME
 from skygen.data.captions import strip_view_prefix
 from skygen.errors import DataError, UnavailableError
 from skygen.models.scorer import Scorer
@@ -104,10 +105,12 @@ def _read_lines(path: Path) -> Iterator[tuple[int, Path, str]]:
         if not line.strip():
             continue
         try:
-            row: dict[str, Any] = json.loads(line)
+            row: dict[str, Any] = plain_json.parse(line)
             image, text = row["file_name"], row["text"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}, line {number}: not a line of recipes/caption.py; caption the set again.") from error
         if not isinstance(image, str) or not isinstance(text, str):
             raise DataError(f"{path}, line {number}: file_name and text must be texts; caption the set again.")
+        if any(len(part.encode()) > LONGEST_NAME for part in Path(image).parts) or "\0" in image:
+            raise DataError(f"{path}, line {number}: {image[:60]!r} is no file's name; caption the set again.")
         yield number, Path(image), text

@@ -79,8 +79,9 @@ class EmbeddedSet:
         if self.scores is None:
             return [Shown(self.images[row], "") for row in rows.tolist()] if self.images is not None else []
         places = self._places()[rows]
-        table = _take(self.scores, places, ("image", "caption"))
-        return [Shown(Path(row["image"]), row["caption"] or "") for row in table]
+        with _reading(self.scores):
+            table = _take(self.scores, places, ("image", "caption"))
+            return [Shown(Path(row["image"]), row["caption"] or "") for row in table]
 
     def kept(self) -> Bool[np.ndarray, " rows"]:
         """Say of each row whether the run that scored it has kept the pair.
@@ -247,4 +248,6 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); run recipes/score_pairs.py again.") from error
+        raise DataError(
+            f"{path}: cannot be read ({' '.join(str(error).split())}); run recipes/score_pairs.py again."
+        ) from error

@@ -7,13 +7,13 @@ both. All are tested on real images. Source: classifiers of generated images are
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, final
 
+from skygen import plain_json
 from skygen.config import CountFromZero
 from skygen.errors import ConfigError, DataError
 from skygen.evaluation.splits import fingerprint_references
@@ -296,7 +296,7 @@ def read_outcomes(path: Path) -> list[Outcome]:
         if not line.endswith("\n"):
             break
         try:
-            row = json.loads(line)
+            row = plain_json.parse(line)
             outcomes.append(Outcome(**{**row, "predicted": tuple(map(int, row["predicted"]))}))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}, line {number}, is damaged; take it out, and the same command does it again.") from error

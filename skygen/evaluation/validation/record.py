@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
+from skygen import plain_json
+from skygen.errors import DataError
 from skygen.evaluation.scores import Score, from_metrics
 from skygen.runs import Run
 
@@ -29,8 +30,11 @@ def read_scores(folder: Path) -> list[dict[str, Any]]:
     path = folder / SCORES
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n") and line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [plain_json.parse(line) for line in lines if line.endswith("\n") and line.strip()]
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error}); remove it, and the same command goes on without its lines.") from error
 
 
 def last_scores(folder: Path) -> tuple[int, list[Score]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from skygen import plain_json
 from skygen.errors import ConfigError, UnavailableError
 from skygen.models.diffusions.metadata_fields import ENCODING, MetadataSettings
 
@@ -33,7 +33,7 @@ def read_record(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     """Read what is said of a saved conditioner, and refuse one of another network."""
     path = folder / RECORD_FILE
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = plain_json.parse(path.read_text(encoding="utf-8"))
         version, words = (record["schema"], record["encoding"]), _in_words(record["network"])
         settings_of(record), record["sources"][0], record["sha256"]
     except FileNotFoundError as error:

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from skygen.data.batch import Batch
 from skygen.data.framing import ImageSettings, Size, frame, list_buckets
 from skygen.data.image_metadata import UNKNOWN
 from skygen.data.images import image_to_tensor, open_image
-from skygen.data.loading import Batch, PairStream
+from skygen.data.loading import PairStream
 from skygen.errors import ArchiveError, ConfigError, DataError, ImageError
 from skygen.models.diffusions.frozen import LatentEncoder
 from skygen.seeding import Seeds

@@ -14,8 +14,8 @@ from models.captioners.build_idefics3 import PLACES, RESOLUTION, SCALE, build, b
 from PIL import Image
 from torch import Tensor
 
+from skygen.data.batch import Batch
 from skygen.data.images import image_to_tensor
-from skygen.data.loading import Batch
 from skygen.errors import ConfigError, UnavailableError
 from skygen.models.adapters import LoraSettings
 from skygen.models.captioner import Captioner, CaptioningSettings

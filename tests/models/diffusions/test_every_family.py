@@ -14,7 +14,8 @@ import pytest
 import torch
 from models.diffusions import build_stable_diffusion_3, build_stable_diffusion_xl
 
-from skygen.data.loading import Batch
+from skygen.checkpoints import hash_file
+from skygen.data.batch import Batch
 from skygen.errors import ConfigError, UnavailableError
 from skygen.models.adapters import Adapter, LoraSettings, WholeModel
 from skygen.models.diffusion import Diffusion, DiffusionSettings
@@ -259,6 +260,7 @@ def test_what_is_said_beside_an_adapter(kind: str, reloaded: dict[str, tuple[Any
         "pipeline": diffusion.family.pipeline_class,
         "base": "the/base",
         "zero_terminal_snr": False,
+        "sha256": {"pytorch_lora_weights.safetensors": hash_file(folder / "pytorch_lora_weights.safetensors")},
     }
     assert sorted(path.name for path in folder.iterdir()) == ["pytorch_lora_weights.safetensors", "skygen.json"]
 

@@ -11,7 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from models.diffusions.build_stable_diffusion_3 import RESOLUTION, build
 
-from skygen.data.loading import Batch
+from skygen.data.batch import Batch
 from skygen.errors import ConfigError
 from skygen.models.adapters import LoraSettings
 from skygen.models.diffusion import Diffusion, DiffusionSettings

@@ -10,7 +10,7 @@ import torch
 from models.diffusions.build_stable_diffusion_xl import RESOLUTION, build
 from torch import Tensor
 
-from skygen.data.loading import Batch
+from skygen.data.batch import Batch
 from skygen.errors import ConfigError
 from skygen.models.diffusion import Diffusion, DiffusionSettings
 from skygen.models.diffusions.family import Conditioning

@@ -15,7 +15,7 @@ from models.diffusions import build_stable_diffusion_3, build_stable_diffusion_x
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from skygen.data.loading import Batch
+from skygen.data.batch import Batch
 from skygen.errors import ConfigError
 from skygen.models.adapters import LoraSettings
 from skygen.models.diffusion import Diffusion, DiffusionLoraSettings

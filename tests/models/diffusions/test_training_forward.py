@@ -13,7 +13,7 @@ import torch
 from models.diffusions import build_stable_diffusion_3, build_stable_diffusion_xl
 from torch import nn
 
-from skygen.data.loading import Batch
+from skygen.data.batch import Batch
 from skygen.errors import ConfigError
 from skygen.models.adapters import LoraSettings
 from skygen.models.diffusion import Diffusion, DiffusionModelSettings
