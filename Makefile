@@ -4,6 +4,7 @@ installed := .venv/.installed
 # The commands of .venv come first, whichever environment the calling shell has active; nothing asks the Hugging Face hub.
 in_venv := PATH="$(CURDIR)/.venv/bin:$$PATH"
 offline := $(in_venv) HF_HUB_OFFLINE=1
+pytest := pytest -n auto --dist worksteal
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
 .PHONY: help install run test faults lint demo clean
@@ -19,11 +20,11 @@ run: $(installed)  ## the whole pipeline on the embedded miniature, offline, end
 	@echo "The report: $(CURDIR)/runs/quickstart/report.html"
 
 test: lint  ## ruff, mypy, the fast tests, then the slow ones
-	$(offline) pytest -n auto -m "not slow"
-	$(offline) pytest -n auto -m slow
+	$(offline) $(pytest) -m "not slow"
+	$(offline) $(pytest) -m slow
 
 faults: $(installed)  ## kills, signals, full disks, flipped bits, damaged files and configs, many of each: under 45 minutes
-	$(offline) SKYGEN_FAULTS=long pytest -n auto tests/faults
+	$(offline) SKYGEN_FAULTS=long $(pytest) tests/faults
 
 lint: $(installed)  ## ruff and mypy alone
 	$(in_venv) ruff check .

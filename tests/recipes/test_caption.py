@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.amounts import amount
 from recipes.processes import ROOT, end_all, finish, kill_all, launcher, run, start, wait_until
 
 from skygen.config import parse
@@ -24,7 +25,7 @@ from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 
 TRAIN_CSV = "SkyScript_train_unfiltered_5M.csv"
-KILLS = 5
+KILLS = amount(2, 5)
 IMAGES, SHARDS = 300, 25
 
 
@@ -226,7 +227,7 @@ def many(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_five_times_and_shared_it_ends_as_an_unbroken_run(
+def test_killed_again_and_again_and_shared_it_ends_as_an_unbroken_run(
     many: Path, captioner_folder: Path, skyclip_folder: Path, tmp_path: Path
 ) -> None:
     def command(name: str, processes: int) -> list[str]:
