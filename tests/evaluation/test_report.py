@@ -291,7 +291,8 @@ def test_numbers_are_set_with_a_minus_and_zero_has_no_sign() -> None:
 @pytest.mark.parametrize(
     ("name", "direction"),
     [("fid", "lower is better"), ("skyclip_score", "higher is better"), ("skyclip_score_turned_change", "lower is better"),
-     ("human_preference", "higher is better"), ("krippendorff_alpha", ""), ("vendi_score", "")],
+     ("ref_clip_score", "higher is better"), ("human_preference", "higher is better"), ("krippendorff_alpha", ""),
+     ("vendi_score", "")],
 )  # fmt: skip
 def test_which_way_a_metric_is_better(name: str, direction: str) -> None:
     (table,) = tabulate([("run", Score(name, 0.5, 3, None, "tuned"))])

@@ -17,9 +17,9 @@ _LOWER = ("fid", "kid", "cmmd", "mmd", "loss", "perplexity")
 _LOWER_ENDS = ("_change",)
 """A score by how much something moves a cosine that should stay."""
 _HIGHER = (
-    "bleu", "rouge", "cider", "meteor", "spice", "skyclip", "clip", "accuracy", "recall", "precision", "density", "coverage",
-    "retrieval", "top_", "f1", "zero_shot", "image_to_text", "text_to_image", "image_to_prompt", "judge", "count", "colour",
-    "psnr", "inception_score", "cycle_score", "human_preference", "human_rating", "bradley_terry",
+    "bleu", "rouge", "cider", "meteor", "spice", "skyclip", "clip", "ref_clip", "accuracy", "recall", "precision", "density",
+    "coverage", "retrieval", "top_", "f1", "zero_shot", "image_to_text", "text_to_image", "image_to_prompt", "judge", "count",
+    "colour", "psnr", "inception_score", "cycle_score", "human_preference", "human_rating", "bradley_terry",
 )  # fmt: skip
 
 
