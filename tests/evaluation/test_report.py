@@ -180,7 +180,8 @@ def test_damage_costs_a_note_and_not_the_page(runs: list[Path], tmp_path: Path) 
     rows[3]["similarity"], rows[5]["caption"], rows[6]["similarity"] = float("nan"), None, float("inf")
     pq.write_table(pa.Table.from_pylist(rows), score / "scores.parquet")
     (tmp_path / "data" / "images" / "15.png").write_bytes(b"no image")
-    (train / "log.jsonl").write_bytes(b"\x00\xff\xfe\n" + json.dumps(log_line(1, float("nan"))).encode())
+    huge = json.dumps(log_line(10**400, 0.5))  # no axis can show it
+    (train / "log.jsonl").write_bytes(b"\x00\xff\xfe\n" + json.dumps(log_line(1, float("nan"))).encode() + f"\n{huge}".encode())
     (train / "config.yaml").write_text("run: [")
     (captions / "metrics.json").write_text('{"scores": [{"name": "x"}]}')
     (captions / "captions.jsonl").write_text(json.dumps({"image": "\ud800.png", "references": ["\ud800"], "captions": {}}))
@@ -192,7 +193,7 @@ def test_damage_costs_a_note_and_not_the_page(runs: list[Path], tmp_path: Path) 
     for note in (
         "score: scores.parquet: 3 rows are incomplete and left out.",
         "score: scores.parquet: 1 image is missing or damaged, such as 'images/15.png'.",
-        "train: log.jsonl: 1 line could not be read and was left out, the first is line 1.",
+        "train: log.jsonl: 2 lines could not be read and were left out, the first is line 1.",
         "train: config.yaml does not hold a mapping and was left out.",
         "captions: metrics.json is not laid out as skygen writes it and was left out.",
         "captions: captions.jsonl: 1 image is missing or damaged",

@@ -70,7 +70,6 @@ class Reader(NamedTuple):
         good: how many things a good file has.
         names: where each line of the file is a thing of its own, its name; an unharmed line must then be read.
         few: most trials of the short form, where one takes longer than a tenth of a second.
-        most: and of the long form.
     """
 
     name: str
@@ -79,7 +78,6 @@ class Reader(NamedTuple):
     good: int
     names: Callable[[bytes], Any] | None = None
     few: int = 20
-    most: int = 1000
 
 
 def picture(form: str, number: int = 0, side: int = 24) -> bytes:
@@ -549,13 +547,13 @@ READERS = (
     Reader("ratings", make_ratings, read_rating_file, ROWS, key_of_rating),
     Reader("audit", make_audit, lambda path: {each.name for each in read_audits(path)}, 1),
     Reader("rounds", make_round, read_round, ROWS),
-    Reader("run in a report", make_runs, read_report, 3, few=6, most=100),
+    Reader("run in a report", make_runs, read_report, 3, few=6),
     Reader("runs compared", make_runs, read_comparison, 2),
     Reader("run that goes on", make_runs, go_on, 1),
     Reader("embedded set", make_embedded, read_embedded, 3),
     Reader("weights", make_states, lambda path: set(read_state_dict(path)), ROWS),
     Reader("tensor store", make_store, read_store, ROWS),
     Reader("adapter of a captioner", make_captioner_adapter, read_captioner_adapter, 1),
-    Reader("adapter of a diffusion model", make_diffusion_adapter, read_diffusion_adapter, 1, few=10, most=500),
+    Reader("adapter of a diffusion model", make_diffusion_adapter, read_diffusion_adapter, 1, few=10),
     Reader("adapter for others", make_diffusion_adapter, read_for_export, 56),
 )

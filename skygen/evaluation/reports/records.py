@@ -103,7 +103,7 @@ class PreviewScores:
 
 def parse_previews(row: dict[str, Any]) -> PreviewScores:
     """Read a line of ``previews/scores.jsonl``."""
-    return PreviewScores(int(row["step"]), {name: float(row[name]) for name in PREVIEW_SCORES if name in row})
+    return PreviewScores(_number_of(row["step"]), {name: float(row[name]) for name in PREVIEW_SCORES if name in row})
 
 
 def parse_captions(row: dict[str, Any]) -> CaptionedImage:
@@ -138,7 +138,7 @@ def parse_step(row: dict[str, Any]) -> LoggedStep:
     """Read a line of ``log.jsonl``."""
     images, rate = int(row["images"]), float(row["images_per_second"])
     return LoggedStep(
-        step=int(row["step"]),
+        step=_number_of(row["step"]),
         loss=float(row["loss"]),
         gradient_norm=float(row["gradient_norm"]),
         images=images,
@@ -270,6 +270,13 @@ class RunRecord:
             if isinstance(value, dict) and value.get("root"):
                 roots += [place / str(value["root"]) for place in here]
         return [*roots, self.folder, *here]
+
+
+def _number_of(step: Any) -> int:
+    """Read the number of an update; OverflowError where no axis could show it."""
+    number = int(step)
+    float(number)
+    return number
 
 
 def _text(value: Any) -> str:
