@@ -55,7 +55,7 @@ def test_the_tree_leaves_out_no_part_and_no_recipe() -> None:
 def test_every_line_of_the_tree_says_what_it_is_for() -> None:
     (tree,) = (text for _, text in BLOCKS if "├── " in text)
     silent = [line.split()[-1] for line in tree.splitlines()[1:] if re.fullmatch(r"[│├└─ ]*\S+", line)]
-    assert silent == ["README.md", "skygen/", "recipes/", "docs/", "tests/"]
+    assert silent == ["README.md", "skygen/", "recipes/", "docs/"]
 
 
 def test_every_make_target_that_is_named_exists() -> None:
