@@ -31,6 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import httpx
+
 from demo.appearance import CSS, make_theme
 from demo.door import Door, Rules
 from skygen.errors import ConfigError, StorageError, UnavailableError
@@ -196,8 +198,11 @@ def start(page: gr.Blocks, settings: ServerSettings, folder: Path, accounts: lis
         raise StorageError(
             f"{settings.host}:{settings.port} cannot be listened on: choose another --server.port, or end what uses it."
         ) from error
-    except Exception as error:  # gradio asks the page whether it has started, and a proxy may answer in its place
+    except Exception as error:
         page.close(verbose=False)
+        # gradio asks the page whether it has started: a proxy may answer in its place, which gradio tells by a bare Exception
+        if type(error) is not Exception and not isinstance(error, httpx.HTTPError):
+            raise
         raise UnavailableError(
             f"{address(settings)} does not answer this machine itself: set NO_PROXY=localhost,127.0.0.1 if a proxy is set, "
             "or try again when the machine is less busy."

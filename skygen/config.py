@@ -21,6 +21,7 @@ import yaml
 
 from skygen.config_file import Setting, compose, plain, settings_of
 from skygen.errors import ConfigError
+from skygen.storage import LONGEST_NAME, can_be_named
 
 Config = TypeVar("Config")
 
@@ -28,8 +29,6 @@ LONGEST_TEXT = 4096
 """Of one setting in characters; also what Linux takes as a path."""
 MOST_DIGITS = 30
 """Of a number; one of more need not fit into a float."""
-LONGEST_NAME = 255
-"""Of a file or folder in bytes, on the usual file systems."""
 LARGEST = 2**63 - 1
 """Number of a setting."""
 TEXTS = ("where", "template", "templates", "prompt", "prompts", "prefix")
@@ -236,7 +235,7 @@ def _find_problem(key: str, value: Any, bounds: Sequence[Bounds]) -> str | None:
         wrong = [each for each in bounds if not each.hold(value)]
         return f"is {value}; it must be {wrong[0].describe()}" if wrong else None
     text = str(value)
-    if key not in TEXTS and any(len(part.encode()) > LONGEST_NAME for part in text.split("/")):
+    if key not in TEXTS and not can_be_named(text):
         return f"is {text[:60]!r}… of {len(text):,} characters; no name of a file has more than {LONGEST_NAME} bytes"
     return None
 

@@ -29,6 +29,18 @@ _LOG = logging.getLogger("skygen")
 STORAGE_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 """Errors of the operating system that say: this disk cannot take it."""
 
+LONGEST_NAME = 255
+"""Of a file or folder in bytes, on the usual file systems."""
+
+
+def can_be_named(path: str) -> bool:
+    """Say whether a disk could hold a file of this path: no part of it is too long, and none has a NUL."""
+    if "\0" in path:
+        return False
+    if 4 * len(path) <= LONGEST_NAME:  # most are; no character takes more than 4 bytes
+        return True
+    return all(len(part.encode(errors="surrogatepass")) <= LONGEST_NAME for part in path.split("/"))
+
 
 def skygen_home() -> Path:
     """Return the folder of downloads and caches: ``$SKYGEN_HOME``, else ``~/.cache/skygen``."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from serving_client import ROOT, Served, free_port, serving
 
@@ -97,7 +98,8 @@ def test_the_address_that_is_told_can_be_opened(host: str, seen: str) -> None:
     ("failure", "kind", "words"),
     [
         (OSError("no port"), StorageError, "127.0.0.1:7860 cannot be listened on: choose another --server.port"),
-        (ValueError("share"), UnavailableError, "http://127.0.0.1:7860 does not answer this machine itself: set NO_PROXY="),
+        (Exception("code 503"), UnavailableError, "http://127.0.0.1:7860 does not answer this machine itself: set NO_PROXY="),
+        (httpx.ReadError("reset"), UnavailableError, "http://127.0.0.1:7860 does not answer this machine itself"),
         (None, UnavailableError, "This version of gradio lets nothing stand before it"),
     ],
 )
@@ -111,6 +113,17 @@ def test_a_page_that_cannot_be_served_is_told(
     page = SimpleNamespace(fns={}, launch=launch, close=lambda verbose: None)
     with pytest.raises(kind, match=f"^{re.escape(words)}"):
         start(page, ServerSettings(), tmp_path, [])
+
+
+def test_what_fails_for_another_reason_is_not_blamed_on_a_proxy(tmp_path: Path) -> None:
+    def launch(**settings: Any) -> None:
+        raise KeyError("theme")
+
+    closed: list[bool] = []
+    page = SimpleNamespace(fns={}, launch=launch, close=lambda verbose: closed.append(True))
+    with pytest.raises(KeyError, match="theme"):
+        start(page, ServerSettings(), tmp_path, [])
+    assert closed == [True]
 
 
 def knock(

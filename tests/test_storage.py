@@ -8,11 +8,20 @@ import pytest
 
 from skygen import storage
 from skygen.errors import StorageError
-from skygen.storage import cache_folder, cache_folders, skygen_home, writing
+from skygen.storage import cache_folder, cache_folders, can_be_named, skygen_home, writing
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("path", "fits"),
+    [("images2/a.jpg", True), ("a" * 255, True), ("a" * 256, False), ("ä" * 127, True), ("ä" * 128, False),
+     ("/".join(["a" * 200] * 5), True), ("a\0b", False), ("", True)],
+)  # fmt: skip
+def test_a_path_that_no_disk_takes_is_told(path: str, fits: bool) -> None:
+    assert can_be_named(path) is fits
 
 
 def test_a_file_is_there_only_when_it_is_whole(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from skygen.config import LONGEST_NAME
+from skygen.storage import LONGEST_NAME, can_be_named
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
 """Of the image files that ``skygen.data.images`` reads."""
@@ -104,7 +104,7 @@ def relative_key(path: str) -> str:
             raise ValueError(f"the path {path!r} leads out of the data set; it must be relative to its folder")
         if not parts or not text.isprintable():
             raise ValueError(f"the path {path!r} is no file's name" if parts else "the path is empty")
-    if len(path) > LONGEST_NAME and any(len(part.encode(errors="surrogatepass")) > LONGEST_NAME for part in parts):
+    if not can_be_named("/".join(parts)):
         raise ValueError(f"the path {path[:60]!r}… has a name of more than {LONGEST_NAME} bytes, which no disk takes")
     within = any(part.lower().endswith((".tar", ".parquet")) for part in parts[:-1])  # whose images may have other names
     if not within and f".{parts[-1].rpartition('.')[2].lower()}" not in SUFFIXES:

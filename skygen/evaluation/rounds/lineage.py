@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from skygen import plain_json
-from skygen.config import LONGEST_NAME, read_yaml
+from skygen.config import read_yaml
 from skygen.data.layouts import find_layout
 from skygen.data.pair import CLASS_TEMPLATE, Pair
 from skygen.data.pairs import read_pairs
 from skygen.errors import ConfigError, DataError, UnavailableError
 from skygen.seeding import Seeds
-from skygen.storage import writing
+from skygen.storage import can_be_named, writing
 
 KEPT: Final = "kept"
 """The verdict of ``recipes/screen_images.py`` on a picture that may be learned from."""
@@ -265,7 +265,7 @@ def _read_training(each: Round) -> tuple[tuple[Path, Path | None], list[Path]] |
     named: dict[str, Any] = pairs if isinstance(pairs, dict) else {}
     csv, also = named.get("csv"), named.get("also", [])
     places = [named.get("root"), *([] if csv is None else [csv]), *(also if isinstance(also, list) else [None])]
-    if any(not isinstance(place, str) or max(map(len, place.split("/"))) > LONGEST_NAME for place in places):
+    if any(not isinstance(place, str) or not can_be_named(place) for place in places):
         raise DataError(f"{path}: does not say which pairs the round was trained on; train it again.")
     return (Path(named["root"]), Path(csv) if csv else None), [Path(place) for place in also]
 

@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Float
 
 from skygen import plain_json
-from skygen.config import LONGEST_NAME
 from skygen.data.captions import strip_view_prefix
 from skygen.errors import DataError, UnavailableError
 from skygen.models.scorer import Scorer
+from skygen.storage import can_be_named
 
 
 def cycle_scores(scorer: Scorer, prompts: Sequence[str], captions: Sequence[str]) -> Float[np.ndarray, " count"]:
@@ -111,6 +111,6 @@ def _read_lines(path: Path) -> Iterator[tuple[int, Path, str]]:
             raise DataError(f"{path}, line {number}: not a line of recipes/caption.py; caption the set again.") from error
         if not isinstance(image, str) or not isinstance(text, str):
             raise DataError(f"{path}, line {number}: file_name and text must be texts; caption the set again.")
-        if any(len(part.encode()) > LONGEST_NAME for part in Path(image).parts) or "\0" in image:
+        if not can_be_named(image):
             raise DataError(f"{path}, line {number}: {image[:60]!r} is no file's name; caption the set again.")
         yield number, Path(image), text
