@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
@@ -20,7 +18,7 @@ from faults.contents import contents, leftovers, require_same, require_whole
 from faults.figures import Figures
 from faults.forking import Forks
 from faults.programs import CHECKPOINTING_STEPS, World, finetune_diffusion, generate
-from recipes.processes import finish, kill_all, launcher, start, wait_until
+from recipes.processes import family, finish, kill, kill_all, launcher, start, wait_until
 
 from skygen.seeding import Seeds
 
@@ -88,9 +86,7 @@ class Ordeal:
         else:
             delay *= 20  # of the seconds that it takes to load
         time.sleep(delay)
-        for member in members or family(process.pid):
-            with suppress(ProcessLookupError):  # it ended with the one killed before it
-                os.kill(member, signal.SIGKILL)
+        kill(members or family(process.pid))
         said, _ = process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL, said
         stepped = "save" if self.half_saved() - leftovers else "validation" if self.is_validating() else "step"
@@ -107,13 +103,6 @@ class Ordeal:
         elif "learning rate" in said:  # it began anew
             assert last <= CHECKPOINTING_STEPS, said
         assert [step for step in found if not last - CHECKPOINTING_STEPS <= step <= last] == [], (found, last)
-
-
-def family(process: int) -> list[int]:
-    """Return a process's descendants and itself, those first."""
-    children = (path.read_text().split() for path in Path(f"/proc/{process}/task").glob("*/children"))
-    below = [member for some in children for child in some for member in family(int(child))]
-    return [*below, process]
 
 
 @pytest.mark.parametrize(("processes", "kills"), [(1, amount(1, 5)), (2, amount(1, 6))], ids=["one", "two"])

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,12 +76,25 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     wait_until(path.exists, process, f"{path} did not come")
 
 
+def family(process: int) -> list[int]:
+    """Return a process's descendants and itself, those first: torchrun's workers are in sessions of their own."""
+    below = []
+    for path in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended since
+            below += [member for child in path.read_text().split() for member in family(int(child))]
+    return [*below, process]
+
+
+def kill(members: Iterable[int]) -> None:
+    """Kill -9 processes, in their order."""
+    for member in members:
+        with suppress(ProcessLookupError):  # it ended with the one killed before it
+            os.kill(member, signal.SIGKILL)
+
+
 def kill_all(process: int) -> None:
-    """Kill -9 a process and all that it started, those first: torchrun's workers are in sessions of their own."""
-    children = (path.read_text().split() for path in Path(f"/proc/{process}/task").glob("*/children"))
-    for child in [int(child) for some in children for child in some]:
-        kill_all(child)
-    os.kill(process, signal.SIGKILL)
+    """Kill -9 a process and all that it started."""
+    kill(family(process))
 
 
 def end_all() -> None:
