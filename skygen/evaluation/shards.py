@@ -6,20 +6,25 @@ any number of processes can share them out.
 
 from __future__ import annotations
 
+import io
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import final
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from skygen.errors import DataError, StorageError
 from skygen.signals import wait_until
-from skygen.storage import storage_error, writing
+from skygen.storage import writing
 
 ROWS = 4096
 """In a file: 8 MB of 512 float32 values each."""
+SEAL = b"crc32:"
+"""Behind the array, where nobody looks who maps a file, followed by the CRC-32 of all that is before, little-endian."""
 
 Progress = Callable[[int, int], None]
 
@@ -38,6 +43,19 @@ class EmbeddingShards:
     folder: Path
     count: int
     rows: int = ROWS
+
+    @classmethod
+    def found_in(cls, folder: Path) -> EmbeddingShards:
+        """Open a folder by what lies in it: files of ``ROWS`` each, and a last one that may have fewer; none are no rows.
+
+        Raises:
+            DataError: the last file is no table.
+            StorageError: its bytes are not those that were written.
+        """
+        numbers = [int(path.stem) for path in folder.glob("*.npy") if path.stem.isdecimal()]
+        if not numbers:
+            return cls(folder, 0)
+        return cls(folder, ROWS * max(numbers) + len(_open(cls(folder, 0)._path(max(numbers)))))
 
     def numbers(self) -> range:
         """Return the numbers of the files."""
@@ -59,15 +77,26 @@ class EmbeddingShards:
         """
         if len(embeddings) != len(self.span(number)):
             raise ValueError(f"file {number} of {self.folder} has {len(self.span(number))} rows, not {len(embeddings)}")
-        with writing(self._path(number)) as temporary, temporary.open("wb") as file:
-            try:
-                np.save(file, embeddings, allow_pickle=False)
-            except OSError as error:  # numpy counts the values that a full disk has taken, and tells no errno
-                raise storage_error(self._path(number), OSError(0, str(error))) from error
+        content = io.BytesIO()  # numpy does not say why a disk refuses
+        np.save(content, embeddings, allow_pickle=False)
+        content.write(SEAL + zlib.crc32(content.getbuffer()).to_bytes(4, "little"))
+        with writing(self._path(number)) as temporary:
+            temporary.write_bytes(content.getbuffer())
 
     def map(self, number: int) -> Float[np.ndarray, "rows dimension"]:
-        """Map one file."""
-        return _map(self._path(number))
+        """Map one file, which is read through once in a process: what a flipped bit has made of it is not used.
+
+        Raises:
+            DataError: it is missing, no table, or has another number of rows.
+            StorageError: its bytes are not those that were written.
+        """
+        block = _open(self._path(number))
+        if len(block) != len(self.span(number)):
+            raise DataError(
+                f"{_name(self._path(number))} has {len(block)} rows instead of {len(self.span(number))}; delete it, and run "
+                "again what made it."
+            )
+        return block
 
     def blocks(self) -> Iterator[tuple[range, Float[np.ndarray, "rows dimension"]]]:
         """Yield the rows and the content of every file, in order."""
@@ -109,7 +138,35 @@ def fill_shards(
     wait_until(lambda: all(shards.has(number) for number in reversed(shards.numbers())))
 
 
+def _name(path: Path) -> str:
+    return f"{path.parent}: file {int(path.stem)} of the embeddings"
+
+
+def _open(path: Path) -> Float[np.ndarray, "rows dimension"]:
+    """Map a file, and see that it is what was written."""
+    try:
+        block = _map(path, path.stat().st_mtime_ns)
+        if block.ndim != 2:
+            raise ValueError(f"{block.ndim} axes instead of 2")
+    except FileNotFoundError as error:
+        raise DataError(f"{_name(path)} is missing; run again what made them, which goes on where it stopped.") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{_name(path)} cannot be read ({error}); delete it, and run again what made it.") from error
+    return block
+
+
 @lru_cache(maxsize=128)
-def _map(path: Path) -> Float[np.ndarray, "rows dimension"]:
+def _map(path: Path, modified: int) -> Float[np.ndarray, "rows dimension"]:
+    _check(path, modified)
     mapped: Float[np.ndarray, "rows dimension"] = np.load(path, mmap_mode="r", allow_pickle=False)
     return mapped
+
+
+@cache  # of a million rows there are 250 files
+def _check(path: Path, modified: int) -> None:
+    """Hold a file against its seal; what an earlier version has written has none."""
+    content = np.memmap(path, np.uint8, "r")
+    end = len(content) - len(SEAL) - 4
+    sealed, digest = content[end : end + len(SEAL)].tobytes() == SEAL, content[-4:].tobytes()
+    if sealed and zlib.crc32(content[:end].data) != int.from_bytes(digest, "little"):
+        raise StorageError(f"{path}: its bytes are not those that were written; delete it, and run again what made it.")

@@ -18,8 +18,8 @@ from skygen.storage import writing
 
 PEFT_PREFIX = "base_model.model."
 ABOUT_FILE = "skygen.json"
-"""Beside an adapter: what it was trained on, how its base was asked, and the hash of its weights."""
-HASHED = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+"""Beside an adapter: what it was trained on, how its base was asked, and the hashes of its files."""
+HASHED = ("adapter_model.safetensors", "adapter_config.json", "pytorch_lora_weights.safetensors")
 """Files of adapters by their names in PEFT's and in diffusers' layout; a flipped bit in one would be loaded without a word."""
 
 
@@ -85,7 +85,7 @@ def compare(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write ``skygen.json`` beside an adapter, whose weights are there already, with their hash."""
+    """Write ``skygen.json`` beside an adapter, whose other files are there already, with their hashes."""
     hashes = {name: hash_file(folder / name) for name in HASHED if (folder / name).is_file()}
     with writing(folder / ABOUT_FILE) as temporary:
         content = {**about, "sha256": hashes} if hashes else about
@@ -93,11 +93,11 @@ def write_about(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """Read ``skygen.json``, and hold the weights beside it against their hash; empty where another program made the adapter.
+    """Read ``skygen.json``, and hold the files beside it against their hashes; empty where another program made the adapter.
 
     Raises:
         ConfigError: it is no JSON.
-        StorageError: the weights are not those that were written.
+        StorageError: a file is not what was written.
     """
     if not (folder / ABOUT_FILE).is_file():
         return {}
@@ -113,7 +113,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         if digest and (folder / name).is_file() and hash_file(folder / name) != digest:
             raise StorageError(
                 f"{folder / name}: its bytes are not those that were written; copy the adapter again, or remove sha256 from "
-                f"{ABOUT_FILE} where the weights were changed on purpose."
+                f"{ABOUT_FILE} where the file was changed on purpose."
             )
     return about
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skygen.evaluation.shards import EmbeddingShards
+from skygen.errors import StorageError
+from skygen.evaluation.shards import ROWS, SEAL, EmbeddingShards
 
 
 @pytest.fixture
@@ -40,3 +41,34 @@ def test_a_file_is_there_once_it_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has 2 rows, not 1"):
         shards.write(0, np.zeros((1, 2), np.float16))
     assert [path.name for path in tmp_path.iterdir()] == ["000001.npy"]
+
+
+def test_a_folder_is_opened_by_what_lies_in_it(tmp_path: Path) -> None:
+    assert EmbeddingShards.found_in(tmp_path / "none").count == 0
+    shards = EmbeddingShards(tmp_path, ROWS + 3)
+    for number in shards.numbers():
+        shards.write(number, np.zeros((len(shards.span(number)), 2), np.float16))
+    (tmp_path / ".000002.npy.0123.part").touch()
+    assert EmbeddingShards.found_in(tmp_path) == shards
+
+
+def test_other_programs_read_a_file_and_one_without_a_seal_is_read(filled: EmbeddingShards) -> None:
+    path = filled.folder / "000001.npy"
+    values = np.load(path, allow_pickle=False)
+    assert values.tolist() == [[8, 9], [10, 11], [12, 13], [14, 15]]
+    np.save(path, values)
+    assert filled.map(1).tolist() == values.tolist()
+
+
+def test_a_damaged_file_is_named_whenever_it_is_read(filled: EmbeddingShards) -> None:
+    path = filled.folder / "000001.npy"
+    content = bytearray(path.read_bytes())
+    content[-len(SEAL) - 5] ^= 1  # of the last value
+    path.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(StorageError) as caught:
+            filled.take(np.arange(10))
+        assert str(caught.value) == (
+            f"{path}: its bytes are not those that were written; delete it, and run again what made it."
+        )
+    assert filled.map(0).tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]

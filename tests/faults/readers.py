@@ -36,6 +36,7 @@ from skygen.errors import ImageError
 from skygen.evaluation.audits.audit import audit
 from skygen.evaluation.audits.page import read_audits, write_audit
 from skygen.evaluation.comparison import compare_runs
+from skygen.evaluation.parquet_files import write_parquet
 from skygen.evaluation.ratings.store import FILE as RATINGS
 from skygen.evaluation.ratings.store import Rating, RatingStore
 from skygen.evaluation.reports.report import write_report
@@ -370,8 +371,9 @@ def make_embedded(folder: Path) -> list[Path]:
         "key": [str(number) for number in range(ROWS)],
         "image": [f"{number}.png" for number in range(ROWS)],
     }
-    pq.write_table(
-        pa.table({**table, "caption": CAPTIONS, "similarity": [0.2] * ROWS, "kept": [True] * ROWS}), run / "scores.parquet"
+    write_parquet(
+        run / "scores.parquet",
+        [pa.table({**table, "caption": CAPTIONS, "similarity": [0.2] * ROWS, "kept": [True] * ROWS})],
     )
     (shard,) = sorted((run / "embeddings").glob("*.npy"))
     return [shard, run / "scores.parquet", run / "config.yaml"]

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from faults.amounts import amount
 from faults.contents import contents, require_same
 from faults.figures import Figures
 from faults.forking import Forks
-from faults.programs import World, finetune_captioner, finetune_diffusion, generate, keep_features
+from faults.programs import World, finetune_captioner, finetune_diffusion, generate, keep_features, score_pairs
+from faults.readers import make_embedded
 
 from skygen.checkpoints import Checkpoint, Checkpoints
-from skygen.errors import StorageError
+from skygen.errors import DataError, StorageError
+from skygen.evaluation.search.embedded_set import open_run
 from skygen.models.adapter_files import HASHED, read_about, write_about
 from skygen.seeding import Seeds
 from skygen.training.tensor_store import TensorStore
@@ -116,7 +120,61 @@ def test_a_flipped_bit_in_an_adapter_is_found_where_it_is_loaded(name: str, tmp_
             read_about(tmp_path)
         detected += 1
         put_back()
-    figures("flipped bits: the weights of an adapter", flips=FLIPS, detected=detected)
+    figures("flipped bits: a file of an adapter", flips=FLIPS, detected=detected)
+
+
+def test_a_flipped_bit_in_embeddings_or_scores_is_found_or_changes_nothing(tmp_path: Path, figures: Figures) -> None:
+    """What is in no checksum, such as the statistics in a Parquet file's footer, is not read."""
+    draw = Seeds(8).numpy("flips")
+    shard, scores, _ = make_embedded(tmp_path)
+
+    def read() -> tuple[list[object], ...]:
+        found = open_run(scores.parent)
+        assert found is not None
+        rows = np.arange(found.embeddings.count)
+        return found.embeddings.take(rows).tolist(), found.show(rows), found.kept().tolist()
+
+    whole, moment = read(), 0
+    for path, least in ((shard, 0.97), (scores, 0.3)):
+        detected = 0
+        for _ in range(FLIPS):
+            put_back = flip(path, draw)
+            os.utime(path, ns=(moment := moment + 1, moment))  # a file's date tells a new one, and a disk's clock is coarse
+            try:
+                assert read() == whole
+            except (StorageError, DataError) as error:
+                assert str(path) in str(error) or f"{path.parent}: file 0 " in str(error)
+                detected += 1
+            put_back()
+        assert detected >= least * FLIPS
+        figures(f"flipped bits: {path.suffix} of embeddings and scores", flips=FLIPS, detected=detected, values_changed=0)
+
+
+def test_a_search_names_the_damaged_file_and_the_same_command_makes_it_again(
+    small_world: World, forks: Forks, tmp_path: Path, figures: Figures
+) -> None:
+    words, run, draw = score_pairs(small_world, tmp_path), tmp_path / "run", Seeds(9).numpy("flips")
+    forks.run(words)
+    expected = contents(run)
+    (shard,), (part,) = (run / "embeddings").glob("*.npy"), (run / "parts" / "scores").glob("*.parquet")
+    flip(shard, draw)
+    said = forks.run(["skygen", "search", str(run), "--text", "a bridge"], StorageError.exit_code)
+    sentence = f"{shard}: its bytes are not those that were written; delete it, and run again what made it."
+    assert said.splitlines()[-1] == f"skygen: {sentence}"
+    shard.unlink()
+    forks.run(words)
+    require_same(expected, contents(run))
+    similarity = pyarrow.parquet.read_metadata(part).row_group(0).column(2)
+    assert similarity.path_in_schema == "similarity:captions"
+    content = bytearray(part.read_bytes())
+    content[similarity.dictionary_page_offset + similarity.total_compressed_size - 1] ^= 1  # its last value
+    part.write_bytes(content)
+    said = forks.run(words, StorageError.exit_code)
+    assert f"skygen: {part}: its bytes are not those that were written (" in said
+    part.unlink()
+    forks.run(words)
+    require_same(expected, contents(run))
+    figures("flipped bits: embeddings and scores that are read", flips=2, detected=2, runs_equal=2)
 
 
 def test_a_training_passes_over_a_damaged_checkpoint_and_comes_to_the_same_end(

@@ -7,22 +7,13 @@ on (trust on first use); the few MD5s that others have published are checked bes
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from skygen import plain_json
-from skygen.errors import DataError, UnavailableError
-from skygen.storage import storage_error, writing
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes that fetch the same file there must be avoided by hand
-    fcntl = None  # type: ignore[assignment]
-
-logger = logging.getLogger("skygen")
+from skygen import plain_json, storage
+from skygen.errors import ConfigError, DataError, UnavailableError
 
 FOLDER = ".skygen"
 
@@ -85,41 +76,23 @@ def keep_receipt(root: Path, name: str, receipt: Receipt) -> None:
     Raises:
         StorageError: the disk does not take it.
     """
-    with _locked(root / FOLDER / "downloads.lock"), writing(receipts_file(root)) as temporary:
+    with storage.appending(root / FOLDER / "downloads.lock"), storage.writing(receipts_file(root)) as temporary:
         entries = {key: asdict(value) for key, value in (read_receipts(root) | {name: receipt}).items()}
         temporary.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def alone(root: Path, name: str) -> Iterator[None]:
-    """Keep other processes from fetching the same file meanwhile; a killed one lets go by being killed.
+    """Keep other processes from fetching the same file meanwhile, see ``skygen.storage.alone``.
 
     Raises:
         Busy: another process is at it.
+        StorageError: the disk is full or refuses.
     """
-    with _locked(root / FOLDER / f"{name.replace('/', '_')}.lock", root / name):
-        yield
-
-
-@contextmanager
-def _locked(path: Path, what: Path | None = None) -> Iterator[None]:
-    """Hold a lock on a file, which stays: to remove it would let two processes hold two files of one name.
-
-    Args:
-        path: of the lock.
-        what: it stands for, if a process that comes second is not to wait.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
-    except OSError as error:
-        raise storage_error(path, error) from error
-    with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX | (fcntl.LOCK_NB if what else 0))
-            except BlockingIOError:
-                raise Busy(f"{what}: another process is downloading it; wait until it has ended, or stop it.") from None
-            except OSError as error:
-                logger.debug("%s: no locks here (%s)", path, error)  # two processes must be kept apart by hand
+    with ExitStack() as stack:
+        try:
+            lock = root / FOLDER / f"{name.replace('/', '_')}.lock"
+            stack.enter_context(storage.alone(lock, str(root / name), "fetch other files meanwhile"))
+        except ConfigError as error:
+            raise Busy(str(error)) from None
         yield

@@ -16,7 +16,6 @@ from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
@@ -25,14 +24,14 @@ from torch.utils.data import DataLoader, Dataset
 from skygen.data.images import open_image
 from skygen.data.rejects import Rejects
 from skygen.data.table import PairList
-from skygen.errors import ImageError
+from skygen.errors import ImageError, StorageError
 from skygen.evaluation.pair_scores.caption_index import CaptionIndex
 from skygen.evaluation.pair_scores.embedding import embed_pixels, embed_texts
+from skygen.evaluation.parquet_files import open_parquet, write_parquet
 from skygen.evaluation.shards import EmbeddingShards
 from skygen.models.scorer import Scorer
 from skygen.seeding import Seeds
 from skygen.signals import wait_until
-from skygen.storage import writing
 
 REFERENCES = 256
 """Captions that every image is compared with for its margin; the error of their mean is a sixteenth of their spread."""
@@ -160,9 +159,13 @@ class PairScorer:
         return chosen, self.texts(column).take(chosen)
 
     def read(self) -> pa.Table:
-        """Read all shards but the keys, in the order of the pairs; pairs whose image cannot be read are not in them."""
+        """Read all shards but the keys, in the order of the pairs; pairs whose image cannot be read are not in them.
+
+        Raises:
+            StorageError: a shard is not what was written.
+        """
         names = ["row", *(f"{measure}:{column}" for column in self.captions for measure in MEASURES)]
-        return pa.concat_tables([pq.read_table(self.path(number), columns=names) for number in self.shards()])
+        return pa.concat_tables([_read(self.path(number), names) for number in self.shards()])
 
     def rescore(self, rows: Int64[np.ndarray, " chosen"], scorer: Scorer) -> Float[np.ndarray, " chosen"]:
         """Score some pairs anew by another scorer, such as the same at another precision, and keep nothing.
@@ -218,8 +221,19 @@ class PairScorer:
             for measure, values in zip(MEASURES, found, strict=True):
                 columns[f"{measure}:{name}"] = pa.array(values.astype(np.float32))
         table = pa.table(columns).filter(pa.array(images.any(axis=1)))
-        with writing(self.path(number)) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        write_parquet(self.path(number), [table])
+
+
+def _read(shard: Path, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a shard."""
+    try:
+        return open_parquet(shard).read(columns=columns).select(columns)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise StorageError(
+            f"{shard}: its bytes are not those that were written ({reason}); delete it, and the same command scores "
+            "its pairs again."
+        ) from error
 
 
 def measure_pairs(

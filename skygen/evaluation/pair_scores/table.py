@@ -9,13 +9,12 @@ from typing import final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int64
 
 from skygen.data.skyscript import locate_image
 from skygen.data.table import PairList
 from skygen.evaluation.pair_scores.scoring import MEASURES, PairScorer
-from skygen.storage import writing
+from skygen.evaluation.parquet_files import write_parquet
 
 
 @final
@@ -72,13 +71,7 @@ def write_scores(
         further: scores by other scorers, whose similarity is called ``similarity@NAME``; NaN where one has none.
     """
     extra = {f"similarity@{name}": _align(other, scores.rows) for name, other in (further or {}).items()}
-    with writing(path) as temporary:
-        writer: pq.ParquetWriter | None = None
-        for block in _blocks(scores, kept, extra):
-            writer = writer or pq.ParquetWriter(temporary, block.schema, compression="zstd")
-            writer.write_table(block)
-        if writer is not None:
-            writer.close()
+    write_parquet(path, _blocks(scores, kept, extra))
 
 
 def _align(other: PairScores, rows: Int64[np.ndarray, " scored"]) -> Float[np.ndarray, " scored"]:

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
 from skygen.data.archives import is_there
+from skygen.evaluation.parquet_files import open_parquet
 from skygen.evaluation.scores import Score, from_metrics
 
 Row = TypeVar("Row")
@@ -237,7 +237,7 @@ class RunRecord:
         if not path.exists():
             return None
         try:
-            table = pq.read_table(path, columns=list(columns))
+            table = open_parquet(path).read(columns=list(columns))
             if tuple(table.column_names) != columns:
                 raise pa.ArrowInvalid("columns are missing")
         except (pa.ArrowException, OSError, KeyError) as error:

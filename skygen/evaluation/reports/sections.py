@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float
 from markupsafe import Markup
 
+from skygen.evaluation.parquet_files import open_parquet
 from skygen.evaluation.reports.figures import draw_curve, draw_distributions, draw_similarities
 from skygen.evaluation.reports.records import (
     DAMAGE,
@@ -110,7 +110,7 @@ def show_pairs(record: RunRecord) -> PairsSection | None:
 def read_mismatched(record: RunRecord) -> Float[np.ndarray, " others"] | None:
     """Read the cosines of images with captions of others; None where a run has none."""
     try:
-        table = pq.read_table(record.folder / SCORES, columns=["mismatched"])
+        table = open_parquet(record.folder / SCORES).read(columns=["mismatched"])
     except (pa.ArrowException, OSError):
         return None
     values = table.column("mismatched").to_numpy().astype(np.float64) if table.num_columns else np.zeros(0)

@@ -15,12 +15,12 @@ from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Int64
 
 from skygen.config import read_yaml
 from skygen.data.images import list_images, open_image
 from skygen.errors import ConfigError, DataError, ImageError, UnavailableError
+from skygen.evaluation.parquet_files import open_parquet
 from skygen.evaluation.search.nearest import find_embedded
 from skygen.evaluation.shards import EmbeddingShards
 from skygen.models.scorer import Scorer
@@ -93,7 +93,7 @@ class EmbeddedSet:
         if self.scores is None:
             raise ConfigError(f"{self.name}: a folder has no pairs that were kept; leave out --kept.")
         with _reading(self.scores):
-            chosen = pq.read_table(self.scores, columns=["kept"]).column("kept").to_numpy()
+            chosen = open_parquet(self.scores).read(columns=["kept"]).column("kept").to_numpy()
         places = self._places()
         return (places >= 0) & chosen[np.maximum(places, 0)]
 
@@ -102,7 +102,7 @@ class EmbeddedSet:
         if self.scores is None:
             raise ValueError(f"{self.name} has no scores")
         with _reading(self.scores):
-            scored = pq.read_metadata(self.scores).num_rows
+            scored = open_parquet(self.scores).metadata.num_rows
         if scored == self.embeddings.count:
             return np.arange(scored)
         embedded = find_embedded(self.embeddings)
@@ -126,8 +126,8 @@ def open_run(run: Path) -> EmbeddedSet | None:
     if not (run / SCORES).is_file() and not (run / "run_status.json").is_file():
         return None
     command = "recipes/score_pairs.py --scoring.save_embeddings True"
-    count = count_rows(run / EMBEDDINGS)
-    if not count:
+    embeddings = EmbeddingShards.found_in(run / EMBEDDINGS)
+    if not embeddings.count:
         raise DataError(f"{run}: this run has kept no embeddings; score the pairs under another --run.name with {command}.")
     if not (run / SCORES).is_file():
         raise DataError(
@@ -140,25 +140,11 @@ def open_run(run: Path) -> EmbeddedSet | None:
         )
     return EmbeddedSet(
         run.resolve().name,
-        EmbeddingShards(run / EMBEDDINGS, count),
+        embeddings,
         settings["name"],
         settings.get("architecture"),
         scores=run / SCORES,
     )
-
-
-def count_rows(folder: Path) -> int:
-    """Count the rows of a folder of embeddings by its last file; 0 where there is none."""
-    numbers = sorted(int(path.stem) for path in folder.glob("*.npy") if path.stem.isdecimal())
-    if not numbers:
-        return 0
-    last = numbers[-1]
-    try:
-        return EmbeddingShards(folder, 0).rows * last + len(EmbeddingShards(folder, 0).map(last))
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{folder}: file {last} of the embeddings cannot be read ({error}); delete it, and run again."
-        ) from error
 
 
 def embed_folder(folder: Path, scorer: Scorer, progress: Progress) -> EmbeddedSet:
@@ -230,7 +216,7 @@ def _date(image: Path) -> tuple[int, int]:
 def _take(path: Path, places: Int64[np.ndarray, " found"], columns: Sequence[str]) -> list[dict[str, Any]]:
     """Read some rows of a Parquet file, and of it only the row groups they are in."""
     with _reading(path):
-        file = pq.ParquetFile(path)
+        file = open_parquet(path)
         sizes = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
         ends = np.cumsum(sizes)
         groups = np.searchsorted(ends, places, side="right")

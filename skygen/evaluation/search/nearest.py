@@ -84,7 +84,7 @@ def find_embedded(embeddings: EmbeddingShards) -> Bool[np.ndarray, " rows"]:
     embedded = np.zeros(embeddings.count, bool)
     for number in embeddings.numbers():
         span = embeddings.span(number)
-        embedded[span.start : span.stop] = _map(embeddings, number).any(axis=1)
+        embedded[span.start : span.stop] = embeddings.map(number).any(axis=1)
     return embedded
 
 
@@ -137,19 +137,12 @@ def _normalize(queries: Float[np.ndarray, "queries dimension"]) -> Float64[np.nd
     return wide / lengths
 
 
-def _map(embeddings: EmbeddingShards, number: int, dimension: int | None = None) -> Float[np.ndarray, "rows dimension"]:
-    """Map a file of the set, and check that it is one."""
-    span, name = embeddings.span(number), f"{embeddings.folder}: file {number} of the embeddings"
-    if not embeddings.has(number):
-        raise DataError(f"{name} is missing; run again what made them, which goes on where it stopped.")
-    try:
-        block = embeddings.map(number)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{name} cannot be read ({error}); delete it, and run again what made it.") from error
-    if block.ndim != 2 or len(block) != len(span):
-        raise DataError(f"{name} has {len(block)} rows instead of {len(span)}; delete it, and run again what made it.")
-    if dimension is not None and block.shape[1] != dimension:
+def _map(embeddings: EmbeddingShards, number: int, dimension: int) -> Float[np.ndarray, "rows dimension"]:
+    """Map a file of the set, and check that the same CLIP has made it as the queries."""
+    block = embeddings.map(number)
+    if block.shape[1] != dimension:
         raise DataError(
-            f"{name} has {block.shape[1]} dimensions and the query {dimension}: another CLIP made them; search with that one."
+            f"{embeddings.folder}: file {number} of the embeddings has {block.shape[1]} dimensions and the query {dimension}: "
+            "another CLIP made them; search with that one."
         )
     return block
