@@ -383,9 +383,9 @@ def test_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
 
 def test_a_silent_server_is_given_up(server: Server, tmp_path: Path) -> None:
     server.files[META] = some_zip()
-    server.faults[META] = deque([lambda handler, content: time.sleep(1)])
+    server.faults[META] = deque([lambda handler, content: time.sleep(4)])
     waits = Waits()
-    download(plan(["meta2"], tmp_path, server.url, ask=False), patience=replace(waits.patience, timeout=0.2))
+    download(plan(["meta2"], tmp_path, server.url, ask=False), patience=replace(waits.patience, timeout=2))
     assert_whole(tmp_path, server.files[META])
     assert len(waits.seconds) == 1
 

@@ -502,11 +502,11 @@ LOOKING = """
 import sys, time
 from skygen.errors import UnavailableError
 from skygen.models.scorer import require
-begun = time.monotonic()
+begun = time.process_time()  # which does not depend on what else runs
 try:
     require("laion2b-vit-l14")
 except UnavailableError:
-    print(round(time.monotonic() - begun, 1), sorted({"torch", "open_clip", "transformers"} & set(sys.modules)))
+    print(round(time.process_time() - begun, 1), sorted({"torch", "open_clip", "transformers"} & set(sys.modules)))
 """
 
 
