@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import sys
-from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
 from packaging.utils import canonicalize_name
+from recipe_modules import load_recipe
 from source_tree import OWN, ROOT, calls_of, imports_of, requirements, sources, tree_of, where
 
 from skygen import config
@@ -137,19 +135,6 @@ def test_every_bound_has_its_reason() -> None:
     bounds = [line for line in table.splitlines() if ">=" in line]
     assert len(bounds) > 22
     assert [line for line in bounds if "# " not in line] == []
-
-
-@cache
-def load_recipe(name: str) -> Any:
-    path, *others = (ROOT / "recipes").rglob(f"{name}.py")
-    assert others == []
-    spec = importlib.util.spec_from_file_location(f"shipped_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where tyro looks up the annotations of its dataclasses
-    spec.loader.exec_module(module)
-    return module
 
 
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*/*.yaml"))

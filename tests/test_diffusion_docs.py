@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
-import sys
 from pathlib import Path
-from typing import Any
 
-from skygen.config import parse
+from recipe_modules import read_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "diffusion.md").read_text(encoding="utf-8")
@@ -64,18 +61,8 @@ def test_every_recipe_command_parses() -> None:
         place = next(index for index, word in enumerate(words) if re.fullmatch(r"recipes/\w+\.py", word))
         files = [word for word in words[:place] if word.startswith("recipes/")]
         assert all((ROOT / file).is_file() for file in files)
-        names.append(_parse(words[place], words[place + 1 :]).run.name)
+        names.append(read_settings(words[place], words[place + 1 :]).run.name)
     assert {"first", "told", "summer", "text", "two", "sd15-skyscript"} <= set(names)
-
-
-def _parse(recipe: str, words: list[str]) -> Any:
-    spec = importlib.util.spec_from_file_location(f"guide_{Path(recipe).stem}", ROOT / recipe)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return parse(module.Config, [str(ROOT / word) if word.endswith(".yaml") else word for word in words])
 
 
 def test_every_file_and_link_that_is_named_exists() -> None:

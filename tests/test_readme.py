@@ -6,14 +6,12 @@ import ast
 import importlib
 import importlib.util
 import re
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from recipe_modules import read_settings
 
 from skygen import cli
-from skygen.config import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -97,18 +95,8 @@ def test_every_flag_that_is_named_is_a_setting_of_its_recipe() -> None:
     commands = launches()
     assert len(commands) >= 8
     for recipe, *words in commands:
-        settings = _parse(recipe, words)
+        settings = read_settings(recipe, words)
         assert settings.run.name, recipe
-
-
-def _parse(recipe: str, words: list[str]) -> Any:
-    spec = importlib.util.spec_from_file_location(f"readme_{Path(recipe).stem}", ROOT / recipe)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return parse(module.Config, [str(ROOT / word) if word.endswith(".yaml") else word for word in words])
 
 
 def test_the_python_snippets_import_what_there_is() -> None:

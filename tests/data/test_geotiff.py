@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from data.damage import damage, open_damaged
 from PIL import Image
 
 from skygen.data.geotiff import holds_measurements, read_box
@@ -182,16 +183,7 @@ def test_complex_pixels_are_no_brightness() -> None:
 
 def test_damage_gives_an_image_or_an_image_error() -> None:
     data = encode(scene(5), compress="deflate")
-    draw = Seeds(0).numpy("damage")
-    outcomes = []
-    for _ in range(150):
-        damaged = bytearray(data)
-        for position in draw.integers(0, len(data), size=int(draw.integers(1, 6))):
-            damaged[position] = draw.integers(256)
-        try:
-            outcomes.append(open_image(bytes(damaged)).mode)
-        except ImageError:
-            outcomes.append("rejected")
+    outcomes = [open_damaged(damaged) for damaged in damage(data, 150, Seeds(0).numpy("damage"))]
     for length in (0, 4, 8, 100, 400, 1000, len(data) // 2, len(data) - 1):
         with pytest.raises(ImageError):
             open_image(data[:length])

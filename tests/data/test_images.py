@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from data.damage import damage, open_damaged
 from PIL import Image
 
 from skygen.data.augmentation import dihedral
@@ -134,16 +135,7 @@ def test_reasons_are_short_and_say_what_is_wrong(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP", "GIF"])
 def test_damaged_files_give_an_image_or_an_image_error(form: str) -> None:
     data = encode(Image.fromarray(PIXELS), form)
-    draw = Seeds(0).numpy("damage", form)
-    outcomes = []
-    for _ in range(100):
-        damaged = bytearray(data)
-        for position in draw.integers(0, len(data), size=int(draw.integers(1, 6))):
-            damaged[position] = draw.integers(256)
-        try:
-            outcomes.append(open_image(bytes(damaged)).mode)
-        except ImageError:
-            outcomes.append("rejected")
+    outcomes = [open_damaged(damaged) for damaged in damage(data, 100, Seeds(0).numpy("damage", form))]
     assert set(outcomes) <= {"RGB", "rejected"}
     assert len(outcomes) == 100
 

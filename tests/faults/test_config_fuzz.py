@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 from faults.amounts import amount
 from faults.figures import Figures
+from recipe_modules import RECIPES, load_recipe
 
 from skygen import config
 from skygen.runs import launch
@@ -21,7 +19,6 @@ from skygen.seeding import Seeds
 
 pytestmark = pytest.mark.slow
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 CONFIGS = sorted(RECIPES.glob("configs/*/*.yaml"))
 NAMES = sorted(path.stem for path in RECIPES.rglob("*.py") if "run: RunSettings" in path.read_text(encoding="utf-8"))
 CANARY = "CANARY"
@@ -97,19 +94,6 @@ class Damaged(NamedTuple):
 
     content: bytes
     key: str | None = None
-
-
-@cache
-def schema_of(recipe: str) -> type:
-    path, *others = RECIPES.rglob(f"{recipe}.py")
-    assert others == []
-    spec = importlib.util.spec_from_file_location(f"fuzzed_{recipe}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where the annotations of its dataclasses are looked up
-    spec.loader.exec_module(module)
-    return module.Config
 
 
 def settings_in(text: str) -> list[tuple[int, str]]:
@@ -202,7 +186,7 @@ def start(recipe: str, argv: list[str], capsys: pytest.CaptureFixture[str]) -> E
     got: list[Any] = []
     code = 0
     try:
-        launch(got.append, schema_of(recipe), argv)
+        launch(got.append, load_recipe(recipe).Config, argv)
     except SystemExit as end:
         code = int(end.code or 0)
     spoken = capsys.readouterr()
@@ -308,7 +292,7 @@ def read_flags(path: Path) -> list[str]:
 
 def required(recipe: str) -> list[str]:
     """Name what a recipe cannot do without."""
-    known = dict(config.list_settings(schema_of(recipe)))
+    known = dict(config.list_settings(load_recipe(recipe).Config))
     return [
         f"--{name}=x" for name in ("pairs.root", "samples.root", "real.root", "synthetic.root", "model.name") if name in known
     ]
@@ -342,7 +326,7 @@ def number_of(kind: Any) -> type | None:
 def test_a_number_that_makes_no_sense_is_refused_before_anything_is_loaded(
     recipe: str, capsys: pytest.CaptureFixture[str], figures: Figures
 ) -> None:
-    numbers = [(name, kind) for name, each in config.list_settings(schema_of(recipe)) if (kind := number_of(each))]
+    numbers = [(name, kind) for name, each in config.list_settings(load_recipe(recipe).Config) if (kind := number_of(each))]
     assert len(numbers) > 4
     cases = [(name, wrong) for name, kind in numbers for wrong in WRONG[kind]]
     cases = [case for case in cases if case[0] not in NEGATIVE_MAKES_SENSE or case[1] != "-7"]

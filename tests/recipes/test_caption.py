@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faults.amounts import amount
+from recipe_modules import run_recipe
 from recipes.processes import ROOT, end_all, finish, kill_all, launcher, run, start, wait_until
 
-from skygen.config import parse
 from skygen.data.captions import strip_view_prefix
 from skygen.data.pairs import PairSettings
 from skygen.data.rejects import Rejects
@@ -54,17 +52,6 @@ def quick(captioner_folder: Path, tmp_path: Path) -> list[str]:
     return ["--run.root", str(tmp_path), "--run.name", "run", "--captioning.batch_size", "3", "--shard_size", "5", *model]
 
 
-def caption(*words: str | Path) -> None:
-    """Run the recipe in this process, as its command would."""
-    spec = importlib.util.spec_from_file_location("caption_recipe", ROOT / "recipes" / "caption.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    module.main(parse(module.Config, list(map(str, words))))
-
-
 def read_lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -80,7 +67,7 @@ def test_every_image_is_captioned_once_and_the_same_command_does_nothing_again(
     (few / "1" / "broken.jpg").write_bytes(b"no image")
     words = [*quick, "--images", str(few), "--pairs.max_bad_fraction", "0.2"]
     with caplog.at_level("INFO", logger="skygen"):
-        caption(*words)
+        run_recipe("caption", *words)
     lines = read_lines(tmp_path / "run" / "captions.jsonl")
     assert [line.keys() for line in lines] == [{"file_name", "text"}] * 7
     assert [line["file_name"] for line in lines] == [str(path) for path in sorted(few.glob("*/?.jpg"))]
@@ -93,13 +80,13 @@ def test_every_image_is_captioned_once_and_the_same_command_does_nothing_again(
     (tmp_path / "run" / "shards" / ".shard-000002.jsonl.0123456789ab.part").touch()
     captions = (tmp_path / "run" / "captions.jsonl").read_bytes()
     (tmp_path / "run" / "captions.jsonl").unlink()
-    caption(*words)
+    run_recipe("caption", *words)
     assert [path.stat().st_mtime_ns for path in shards] == before
     assert (tmp_path / "run" / "captions.jsonl").read_bytes() == captions
     assert read_lines(tmp_path / "run" / "rejects.jsonl") == [reject]
     assert not list((tmp_path / "run" / "shards").glob(".*"))
     with pytest.raises(DataError, match="1 of 8 rows or images cannot be used"):
-        caption(*words, "--pairs.max_bad_fraction", "0.1")
+        run_recipe("caption", *words, "--pairs.max_bad_fraction", "0.1")
 
 
 def test_shards_of_other_images_weights_or_settings_are_refused(
@@ -107,16 +94,16 @@ def test_shards_of_other_images_weights_or_settings_are_refused(
 ) -> None:
     own = shutil.copytree(captioner_folder, tmp_path / "captioner")
     words = [*quick, "--images", str(few), "--model.name", str(own)]
-    caption(*words)
+    run_recipe("caption", *words)
     shard = tmp_path / "run" / "shards" / "shard-000000.jsonl"
     written = shard.stat().st_mtime_ns
     for name, other in [("captioning.num_beams", "3"), ("captioning.batch_size", "4"), ("shard_size", "6"),
                         ("scorer.name", "miniature"), ("model.dtype", "bfloat16"), ("run.seed", "1")]:  # fmt: skip
         with pytest.raises(ConfigError, match=rf"this run was begun with --{name} .*, now it is {other}; go on with the first"):
-            caption(*words, f"--{name}", other)
+            run_recipe("caption", *words, f"--{name}", other)
     shutil.copy(few / "0" / "0.jpg", few / "0" / "new.jpg")
     with pytest.raises(ConfigError) as raised:
-        caption(*words)
+        run_recipe("caption", *words)
     assert str(raised.value) == f"{tmp_path / 'run'} was begun with other images; choose another --run.name for these."
     (few / "0" / "new.jpg").unlink()
     from skygen.miniature.architectures import build_captioner
@@ -124,7 +111,7 @@ def test_shards_of_other_images_weights_or_settings_are_refused(
     shutil.rmtree(own)
     build_captioner(own, Seeds(8))
     with pytest.raises(ConfigError) as raised:
-        caption(*words)
+        run_recipe("caption", *words)
     sentence = "was begun with other weights of the captioner; choose another --run.name for these."
     assert str(raised.value) == f"{tmp_path / 'run'} {sentence}"
     assert shard.stat().st_mtime_ns == written
@@ -151,17 +138,17 @@ def test_settings_that_contradict_each_other_are_refused(few: Path, quick: list[
         ([*images, "--shard_size", "0"], "--shard_size is 0; it must be 1 or more."),
     ]:
         with pytest.raises(ConfigError) as raised:
-            caption(*quick, *words)
+            run_recipe("caption", *quick, *words)
         assert str(raised.value) == sentence
     with pytest.raises(UnavailableError, match="there is no image"):
-        caption(*quick, "--images", few / "nowhere")
+        run_recipe("caption", *quick, "--images", few / "nowhere")
 
 
 def test_recaptioned_pairs_are_a_list_that_trains(world: Path, quick: list[str], skyclip_folder: Path, tmp_path: Path) -> None:
     pairs = PairSettings(root=world, csv=Path(TRAIN_CSV), caption_column="title", limit=12).read(Rejects(None))
     selection = ["--pairs.root", str(world), "--pairs.csv", TRAIN_CSV, "--pairs.caption_column", "title", "--pairs.limit", "12"]
     scored = ["--scorer.name", str(skyclip_folder), "--captioning.candidates", "2"]
-    caption(*quick, *selection, *scored, "--keep", "both")
+    run_recipe("caption", *quick, *selection, *scored, "--keep", "both")
     table = tmp_path / "run" / "captions.csv"
     both = read_rows(table)
     lines = read_lines(tmp_path / "run" / "captions.jsonl")
@@ -193,17 +180,19 @@ def test_recaptioned_pairs_are_a_list_that_trains(world: Path, quick: list[str],
     before = shard.stat().st_mtime_ns
     best = [max(float(row["similarity_old"]), float(row["similarity_new"])) for row in both[::2]]
     least = sorted(best)[3]
-    caption(*quick, *selection, *scored, "--keep", "better", "--min_similarity", str(least))
+    run_recipe("caption", *quick, *selection, *scored, "--keep", "better", "--min_similarity", str(least))
     better = read_rows(table)
     assert len(better) == 9
     assert [float(row[own]) for row in better] == [value for value in best if value >= least]
-    caption(*quick, *selection, *scored, "--keep", "new")
+    run_recipe("caption", *quick, *selection, *scored, "--keep", "new")
     assert [row["title"] for row in read_rows(table)] == [line["text"] for line in lines]
     assert shard.stat().st_mtime_ns == before  # only what is kept has changed
 
 
 def test_without_a_scorer_the_first_candidate_is_taken(world: Path, quick: list[str], tmp_path: Path) -> None:
-    caption(*quick, "--pairs.root", world, "--pairs.csv", TRAIN_CSV, "--pairs.limit", "4", "--captioning.candidates", "2")
+    run_recipe(
+        "caption", *quick, "--pairs.root", world, "--pairs.csv", TRAIN_CSV, "--pairs.limit", "4", "--captioning.candidates", "2"
+    )
     lines = read_lines(tmp_path / "run" / "captions.jsonl")
     assert len(lines) == 4
     assert all(line["text"] == line["candidates"][0] and "scores" not in line for line in lines)

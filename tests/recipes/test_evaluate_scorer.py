@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
+from recipe_modules import load_recipe
 from recipes.processes import ROOT, run
 
 from skygen.data.benchmarks import BenchmarkSettings, find_benchmark_set
@@ -99,16 +98,6 @@ def test_remoteclips_protocol_takes_the_caption_files_of_remote_sensing(skyclip_
     assert counts["remoteclip"]["mean_recall"] == 12 and "mean_recall" not in counts["skyscript"]
 
 
-def load_recipe() -> Any:
-    path = ROOT / "recipes" / "evaluate_scorer.py"
-    spec = importlib.util.spec_from_file_location("evaluate_scorer", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["evaluate_scorer"] = module  # where its dataclasses look up their types
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_seven_sets_and_both_wordings_run_together(tmp_path: Path, skyclip_folder: Path) -> None:
     names = (*SEVEN_SETS, "roof_shape", "roof_shape_v2")
     for name in names:
@@ -121,7 +110,7 @@ def test_the_seven_sets_and_both_wordings_run_together(tmp_path: Path, skyclip_f
         (folder / known.csv).write_text("\n".join([f"filepath,title,{labels}", *rows]) + "\n")
         for label in (0, 1):
             Image.new("RGB", (64, 64), (250 * label, 90, 20)).save(folder / f"{label}.png")
-    recipe = load_recipe()
+    recipe = load_recipe("evaluate_scorer")
     config = recipe.Config(
         RunSettings("scored", tmp_path),
         scorer=ScorerSettings(str(skyclip_folder)),
@@ -139,7 +128,7 @@ def test_the_seven_sets_and_both_wordings_run_together(tmp_path: Path, skyclip_f
 def test_published_weights_on_published_sets_are_put_beside_what_was_printed(
     tmp_path: Path, skyclip_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recipe = load_recipe()
+    recipe = load_recipe("evaluate_scorer")
     scorer = Scorer.load(str(skyclip_folder))
     scorer.name, scorer.trained_on = "skyclip-vit-l14-top30pct-multi-objects", ("SkyScript",)
     retrieval = recipe.RetrievalSettings(tmp_path, sets=("SkyScript", "RSICD"))
@@ -163,7 +152,7 @@ def test_published_weights_on_published_sets_are_put_beside_what_was_printed(
 
 
 def test_only_whole_sets_as_they_were_published_are_compared() -> None:
-    settings = load_recipe().RetrievalSettings
+    settings = load_recipe("evaluate_scorer").RetrievalSettings
     prefix = "a satellite image. "
     assert settings(sets=("RSICD",)).whole_sets() == ("RSICD",)
     assert settings(name="RSICD", split="test", prefix=prefix).whole_sets() == ("RSICD",)

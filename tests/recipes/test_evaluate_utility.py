@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from recipe_modules import load_recipe
 from recipes.processes import ROOT, end_all, finish, launcher, run, start, wait_until
 
 from skygen import cli
@@ -130,18 +129,8 @@ def labels_of(world: Path) -> list[int]:
     return [sorted(set(names)).index(name) for name in names]
 
 
-def load_recipe() -> Any:
-    path = ROOT / "recipes" / "evaluate_utility.py"
-    spec = importlib.util.spec_from_file_location("evaluate_utility", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["evaluate_utility"] = module  # where its dataclasses look up their types
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_other_images_do_not_go_on_with_a_run_and_other_heads_are_refused(sets: tuple[Path, Path], tmp_path: Path) -> None:
-    recipe, drawn = load_recipe(), tmp_path / "drawn"
+    recipe, drawn = load_recipe("evaluate_utility"), tmp_path / "drawn"
     shutil.copytree(sets[1], drawn)
     config = recipe.Config(
         RunSettings("one", tmp_path),

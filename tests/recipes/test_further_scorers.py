@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from recipe_modules import load_recipe, run_recipe
 
 from skygen.config import parse
 from skygen.data.images import open_readable
@@ -20,23 +19,6 @@ from skygen.seeding import Seeds
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST_CSV = "SkyScript_test_30K_filtered_by_CLIP_openai.csv"
-
-
-def load_recipe(name: str) -> Any:
-    """Load a recipe as a module of its own."""
-    spec = importlib.util.spec_from_file_location(f"also_{name}", ROOT / "recipes" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def run_recipe(name: str, *words: str | Path) -> None:
-    """Run a recipe in this process, as its command would."""
-    module = load_recipe(name)
-    module.main(parse(module.Config, list(map(str, words))))
 
 
 def read_scores(run: Path, metric: str) -> dict[tuple[str, str], float]:
