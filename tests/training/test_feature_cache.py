@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from training.small_pictures import lay_pictures, list_pictures
 
 from skygen.data.augmentation import dihedral
 from skygen.data.batches import Positions, load_batches
@@ -59,17 +60,7 @@ class PatchMeans:
 @pytest.fixture
 def pairs(tmp_path: Path) -> PairList:
     """12 images, no two of them alike, and none alike when turned."""
-    (tmp_path / "data").mkdir()
-    draw = Seeds(0).numpy("pictures")
-    for number in range(12):
-        picture = Image.fromarray(draw.integers(0, 256, (20 + number, 30, 3), dtype=np.uint8))
-        picture.save(tmp_path / "data" / f"{number:02d}.png")
-    return listed(tmp_path / "data")
-
-
-def listed(root: Path) -> PairList:
-    paths = sorted(root.glob("*.png"))
-    return PairList.of([Pair(path.name, path, (f"picture {path.stem}",)) for path in paths], root)
+    return lay_pictures(tmp_path / "data", [(30, 20 + number) for number in range(12)])
 
 
 @pytest.fixture
@@ -218,7 +209,7 @@ def test_more_variants_need_only_those_that_are_new(pairs: PairList, settings: F
 
 def test_equal_images_under_two_paths_are_kept_once(pairs: PairList, settings: FeatureCacheSettings) -> None:
     shutil.copy(pairs[0].image, pairs[0].image.with_name("copy.png"))
-    more = listed(pairs[0].image.parent)
+    more = list_pictures(pairs[0].image.parent)
     encoder = PatchMeans()
     features = build(encoder, more, settings)
     assert len(more) == 13

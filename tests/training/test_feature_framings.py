@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from training.small_pictures import lay_pictures
 
 from skygen.data.batches import Positions, load_batches
 from skygen.data.framing import Framing, ImageSettings, frame
@@ -56,13 +56,7 @@ class Shrinking:
 @pytest.fixture
 def pairs(tmp_path: Path) -> PairList:
     """Nine images: two squares, one nearly so, three wide, one very wide, two high."""
-    (tmp_path / "data").mkdir()
-    draw = Seeds(0).numpy("pictures")
-    for number, (width, height) in enumerate(SIZES):
-        picture = Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        picture.save(tmp_path / "data" / f"{number:02d}.png")
-    paths = sorted((tmp_path / "data").glob("*.png"))
-    return PairList.of([Pair(path.name, path, (f"picture {path.stem}",)) for path in paths], tmp_path / "data")
+    return lay_pictures(tmp_path / "data", SIZES)
 
 
 @pytest.fixture
