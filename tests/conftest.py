@@ -17,6 +17,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 _SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the test that takes minutes: at the end one process would wait for the other that is at it."""
+    items.sort(key=lambda item: item.path.name != "test_closed_loop.py")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Show the figures of the tests of faults that have run, as one table."""
     from faults.figures import collect, describe, keep
