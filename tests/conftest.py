@@ -103,6 +103,14 @@ def stable_diffusion_folder(tmp_path_factory: pytest.TempPathFactory, skyclip_fo
 
 
 @pytest.fixture(scope="session")
+def pipeline_folders(stable_diffusion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small pipeline of each family, by its name, which is only read."""
+    from models.diffusions.small_pipelines import build_pipelines
+
+    return build_pipelines(tmp_path_factory.mktemp("pipelines"), stable_diffusion_folder)
+
+
+@pytest.fixture(scope="session")
 def accelerator() -> Any:
     """One process on the CPU."""
     from accelerate import Accelerator

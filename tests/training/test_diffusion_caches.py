@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models.diffusions import build_stable_diffusion_3, build_stable_diffusion_xl
+from models.diffusions.small_pipelines import KINDS
 from PIL import Image
 
 from skygen.data.batch import Batch
@@ -27,18 +27,9 @@ from skygen.seeding import Seeds
 from skygen.training.feature_cache import CachedFeatures, FeatureCacheSettings, build_features
 from skygen.training.prompt_cache import build_prompts
 
-KINDS = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3")
 CAPTIONS = ("two storage tanks", "a dam in a forest", "a harbor", "a river and a bridge")
 BUCKETS = ImageSettings(resolution=32, aspect_buckets=True, bucket_step=8)
 SQUARES = ImageSettings(resolution=32, center_crop=True, random_dihedral=False)
-
-
-@pytest.fixture(scope="module")
-def folders(stable_diffusion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("families")
-    build_stable_diffusion_xl.build(root / "stable_diffusion_xl")
-    build_stable_diffusion_3.build(root / "stable_diffusion_3")
-    return {"stable_diffusion": stable_diffusion_folder} | {kind: root / kind for kind in KINDS[1:]}
 
 
 @pytest.fixture
@@ -78,8 +69,8 @@ def loss(diffusion: Diffusion, batch: Batch) -> torch.Tensor:
 
 
 @pytest.fixture(params=KINDS)
-def diffusion(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Diffusion:
-    diffusion = Diffusion.load(str(folders[request.param]))
+def diffusion(request: pytest.FixtureRequest, pipeline_folders: dict[str, Path]) -> Diffusion:
+    diffusion = Diffusion.load(str(pipeline_folders[request.param]))
     diffusion.attach(LoraSettings(rank=2), Seeds(0))
     return diffusion
 
@@ -167,9 +158,9 @@ def test_pain_5_the_caption_of_each_image_is_its_own_and_one_that_is_not_kept_st
 
 
 def test_pain_6_stale_latents_and_prompts_of_another_autoencoder_or_text_encoder_are_not_served(
-    folders: dict[str, Path], pairs: PairList, settings: FeatureCacheSettings
+    pipeline_folders: dict[str, Path], pairs: PairList, settings: FeatureCacheSettings
 ) -> None:
-    diffusion = Diffusion.load(str(folders["stable_diffusion"]))
+    diffusion = Diffusion.load(str(pipeline_folders["stable_diffusion"]))
     before = keep(diffusion, pairs, SQUARES, settings).read(0, 0)
     prompts = build_prompts(PromptEncoder(diffusion.family), CAPTIONS, settings).read(CAPTIONS)
     for part in ("vae", "text_encoder"):
@@ -182,7 +173,7 @@ def test_pain_6_stale_latents_and_prompts_of_another_autoencoder_or_text_encoder
     assert after is not None
     assert not torch.allclose(before, after, rtol=1e-3)
     assert not torch.allclose(prompts.hidden, prompts_after.hidden, rtol=1e-3)
-    back = Diffusion.load(str(folders["stable_diffusion"]))
+    back = Diffusion.load(str(pipeline_folders["stable_diffusion"]))
     again = keep(back, pairs, SQUARES, settings).read(0, 0)
     assert again is not None
     assert torch.equal(again, before)

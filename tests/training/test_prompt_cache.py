@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from models.diffusions import build_stable_diffusion_3, build_stable_diffusion_xl
+from models.diffusions.small_pipelines import KINDS
 from torch import Tensor
 
 from skygen.errors import ConfigError, DataError, StorageError
@@ -278,22 +278,12 @@ def test_a_prompt_of_half_a_character_and_one_of_many_letters_are_kept(settings:
     assert found.hidden[:, 0, 0].tolist() == [1, 6, 5000, 1, 1]
 
 
-@pytest.fixture(scope="module")
-def folders(stable_diffusion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("families")
-    build_stable_diffusion_xl.build(root / "stable_diffusion_xl")
-    build_stable_diffusion_3.build(root / "stable_diffusion_3")
-    return {"stable_diffusion": stable_diffusion_folder} | {
-        kind: root / kind for kind in ("stable_diffusion_xl", "stable_diffusion_3")
-    }
-
-
-@pytest.mark.parametrize("kind", ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_prompts_of_every_family_are_what_its_encoders_say(
-    kind: str, folders: dict[str, Path], settings: FeatureCacheSettings
+    kind: str, pipeline_folders: dict[str, Path], settings: FeatureCacheSettings
 ) -> None:
     prompts = ["two storage tanks", "a dam in a forest", "a harbor", "two storage tanks"]
-    family = Diffusion.load(str(folders[kind])).family
+    family = Diffusion.load(str(pipeline_folders[kind])).family
     kept = build(PromptEncoder(family), settings, prompts)
     with torch.no_grad():
         direct = family.encode_prompts([*prompts, ""])

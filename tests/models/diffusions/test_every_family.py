@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models.diffusions import build_stable_diffusion_3, build_stable_diffusion_xl
+from models.diffusions.small_pipelines import KINDS
 
 from skygen.checkpoints import hash_file
 from skygen.data.batch import Batch
@@ -25,7 +25,6 @@ from skygen.models.diffusions.lora import DiffusionAdapter
 from skygen.seeding import Seeds
 
 PROGRAM = Path(__file__).parent / "reload_pipelines.py"
-KINDS = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3")
 PRESETS = {
     "stable_diffusion": ("attention", "attention_ff", "attention_ff_conv"),
     "stable_diffusion_xl": ("attention", "attention_ff", "attention_ff_conv"),
@@ -35,22 +34,14 @@ LORA = {"rank": 3, "lora_alpha": 7}  # unequal: a loader that lost alpha would s
 PROMPTS = ["two storage tanks", "a dam in a forest", ""]
 
 
-@pytest.fixture(scope="module")
-def folders(stable_diffusion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("families")
-    build_stable_diffusion_xl.build(root / "stable_diffusion_xl")
-    build_stable_diffusion_3.build(root / "stable_diffusion_3")
-    return {"stable_diffusion": stable_diffusion_folder} | {kind: root / kind for kind in KINDS[1:]}
-
-
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def diffusion(kind: str, folders: dict[str, Path]) -> Diffusion:
-    return Diffusion.load(str(folders[kind]))
+def diffusion(kind: str, pipeline_folders: dict[str, Path]) -> Diffusion:
+    return Diffusion.load(str(pipeline_folders[kind]))
 
 
 def batch(side: int) -> Batch:
@@ -72,10 +63,10 @@ def draw(diffusion: Diffusion, seed: int = 3) -> np.ndarray[Any, Any]:
     return np.asarray(diffusion.sample(["a harbor"], [seed], num_inference_steps=3)[0])
 
 
-def test_every_family_is_looked_at(folders: dict[str, Path]) -> None:
-    named = {json.loads((folder / "model_index.json").read_text())["_class_name"] for folder in folders.values()}
+def test_every_family_is_looked_at(pipeline_folders: dict[str, Path]) -> None:
+    named = {json.loads((folder / "model_index.json").read_text())["_class_name"] for folder in pipeline_folders.values()}
     assert named == set(FAMILIES)
-    sizes = [sum(path.stat().st_size for path in folders[kind].rglob("*") if path.is_file()) for kind in KINDS[1:]]
+    sizes = [sum(path.stat().st_size for path in pipeline_folders[kind].rglob("*") if path.is_file()) for kind in KINDS[1:]]
     assert len(sizes) == 2
     assert max(sizes) < 10e6
 
@@ -176,19 +167,19 @@ def test_a_picture_follows_from_its_own_seed_in_any_batch(diffusion: Diffusion) 
 
 
 @pytest.fixture(scope="module")
-def reloaded(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any, Path]]:
+def reloaded(pipeline_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any, Path]]:
     """The picture here and that of a fresh process without skygen, and the adapter, of each family and preset."""
     job = tmp_path_factory.mktemp("reloaded")
     here: dict[str, Any] = {}
     jobs: dict[str, list[Any]] = {}
     for kind in KINDS:
         for preset in PRESETS[kind]:
-            diffusion, name = Diffusion.load(str(folders[kind])), f"{kind}-{preset}"
+            diffusion, name = Diffusion.load(str(pipeline_folders[kind])), f"{kind}-{preset}"
             adapter = attach(diffusion, preset)
             adapter.save(job / name)
             here[name] = draw(diffusion)
             here[f"{name}-loaded"] = sum("lora_B" in key for key in adapter.parameters)
-            jobs[name] = [str(folders[kind]), str(job / name), "a harbor", 3]
+            jobs[name] = [str(pipeline_folders[kind]), str(job / name), "a harbor", 3]
     (job / "job.json").write_text(json.dumps(jobs))
     subprocess.run([sys.executable, str(PROGRAM), str(job)], check=True, capture_output=True)
     there = np.load(job / "outputs.npz")
@@ -199,15 +190,15 @@ def reloaded(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.mark.parametrize("name", [f"{kind}-{preset}" for kind in KINDS for preset in PRESETS[kind]])
 def test_diffusers_loads_the_adapter_to_the_same_picture(
-    name: str, reloaded: dict[str, tuple[Any, Any, Path]], folders: dict[str, Path]
+    name: str, reloaded: dict[str, tuple[Any, Any, Path]], pipeline_folders: dict[str, Path]
 ) -> None:
     here, there, folder = reloaded[name]
     assert reloaded[f"{name}-loaded"][0] == reloaded[f"{name}-loaded"][1] >= 16
     assert np.array_equal(here, there)
     kind = name.split("-")[0]
-    base = draw(Diffusion.load(str(folders[kind])))
+    base = draw(Diffusion.load(str(pipeline_folders[kind])))
     assert np.abs(base.astype(int) - here.astype(int)).max() > 5
-    assert np.array_equal(draw(Diffusion.load(str(folders[kind]), folder)), here)
+    assert np.array_equal(draw(Diffusion.load(str(pipeline_folders[kind]), folder)), here)
 
 
 def test_wider_presets_adapt_more_layers(reloaded: dict[str, tuple[Any, Any, Path]]) -> None:
@@ -218,7 +209,7 @@ def test_wider_presets_adapt_more_layers(reloaded: dict[str, tuple[Any, Any, Pat
 
 
 def test_an_adapter_of_another_family_is_refused(
-    kind: str, folders: dict[str, Path], reloaded: dict[str, tuple[Any, Any, Path]], tmp_path: Path
+    kind: str, pipeline_folders: dict[str, Path], reloaded: dict[str, tuple[Any, Any, Path]], tmp_path: Path
 ) -> None:
     refused = 0
     for other in KINDS:
@@ -227,26 +218,26 @@ def test_an_adapter_of_another_family_is_refused(
         foreign.mkdir()
         (foreign / "pytorch_lora_weights.safetensors").write_bytes((adapter / "pytorch_lora_weights.safetensors").read_bytes())
         if other == kind:
-            assert np.array_equal(draw(Diffusion.load(str(folders[kind]), foreign)), reloaded[f"{kind}-attention"][0])
+            assert np.array_equal(draw(Diffusion.load(str(pipeline_folders[kind]), foreign)), reloaded[f"{kind}-attention"][0])
             continue
         for folder, reason in (
             (adapter, r"trained for a \w+, and --model\.name \S+ is a \w+; give the base that it was trained on\.$"),
             (foreign, r"(adapts a \w+, and|does not fit) --model\.name [^\n]*; give the base that it was trained on\.$"),
         ):
             with pytest.raises(ConfigError, match=rf"^--model\.adapter \S+: {reason}"):
-                Diffusion.load(str(folders[kind]), folder)
+                Diffusion.load(str(pipeline_folders[kind]), folder)
             refused += 1
     assert refused == 4
 
 
 def test_training_goes_on_from_a_saved_adapter(
-    kind: str, folders: dict[str, Path], reloaded: dict[str, tuple[Any, Any, Path]]
+    kind: str, pipeline_folders: dict[str, Path], reloaded: dict[str, tuple[Any, Any, Path]]
 ) -> None:
     here, _, folder = reloaded[f"{kind}-attention"]
-    diffusion = Diffusion.load(str(folders[kind]))
+    diffusion = Diffusion.load(str(pipeline_folders[kind]))
     diffusion.attach(LoraSettings(targets="attention", **LORA), Seeds(9)).start_from(folder, "the/base")
     assert np.array_equal(draw(diffusion), here)
-    narrow = Diffusion.load(str(folders[kind])).attach(LoraSettings(rank=2), Seeds(9))
+    narrow = Diffusion.load(str(pipeline_folders[kind])).attach(LoraSettings(rank=2), Seeds(9))
     with pytest.raises(ConfigError, match=r"holds other layers or another rank than --lora\.targets, .*it was trained\.$"):
         narrow.start_from(folder, "the/base")
     other = KINDS[KINDS.index(kind) - 1]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from models.diffusions import build_stable_diffusion_3, build_stable_diffusion_xl
+from models.diffusions import build_stable_diffusion_3, small_pipelines
 from torch import Tensor
 
 from skygen.models.diffusion import Diffusion
@@ -19,17 +19,15 @@ from skygen.models.diffusions.family import DiffusionFamily
 from skygen.models.diffusions.frozen import LatentEncoder, PromptEncoder, unpack_latents
 from skygen.seeding import Seeds
 
-KINDS = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "without_t5")
+KINDS = (*small_pipelines.KINDS, "without_t5")
 PROMPTS = ["two storage tanks", "", "a dam in a forest"]
 
 
 @pytest.fixture(scope="module")
-def folders(stable_diffusion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("families")
-    build_stable_diffusion_xl.build(root / "stable_diffusion_xl")
-    build_stable_diffusion_3.build(root / "stable_diffusion_3")
-    build_stable_diffusion_3.build(root / "without_t5", with_t5=False)
-    return {"stable_diffusion": stable_diffusion_folder} | {kind: root / kind for kind in KINDS[1:]}
+def folders(pipeline_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("family") / "without_t5"
+    build_stable_diffusion_3.build(folder, with_t5=False)
+    return pipeline_folders | {"without_t5": folder}
 
 
 @pytest.fixture(params=KINDS)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models.diffusions import build_stable_diffusion_3, build_stable_diffusion_xl
+from models.diffusions.small_pipelines import KINDS
 from torch import Tensor
 
 from skygen.data.image_metadata import UNKNOWN, ImageMetadata
@@ -35,7 +35,6 @@ from skygen.models.diffusions.metadata_fields import (
 from skygen.models.diffusions.metadata_record import RECORD_FILE, WEIGHTS_FILE, require_untold
 from skygen.seeding import Seeds
 
-KINDS = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3")
 ALL = MetadataSettings(FIELDS)
 ALIASES = tuple(SOURCES)
 SWISS = ImageMetadata(0.1, "CH", 6, 47.0, 8.0)
@@ -45,17 +44,9 @@ DESCRIBED = [SWISS, LANDSAT, PARTLY]
 PROMPTS = ["two storage tanks", "a dam in a forest", ""]
 
 
-@pytest.fixture(scope="module")
-def folders(stable_diffusion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("families")
-    build_stable_diffusion_xl.build(root / "stable_diffusion_xl")
-    build_stable_diffusion_3.build(root / "stable_diffusion_3")
-    return {"stable_diffusion": stable_diffusion_folder} | {kind: root / kind for kind in KINDS[1:]}
-
-
 @pytest.fixture
-def load(folders: dict[str, Path]) -> Callable[[str], Diffusion]:
-    return lambda kind: Diffusion.load(str(folders[kind]))
+def load(pipeline_folders: dict[str, Path]) -> Callable[[str], Diffusion]:
+    return lambda kind: Diffusion.load(str(pipeline_folders[kind]))
 
 
 @pytest.fixture(params=KINDS)
@@ -332,7 +323,7 @@ def test_a_saved_conditioner_comes_back(diffusion: Diffusion, tmp_path: Path) ->
 
 
 def test_the_adapter_beside_it_is_loaded_as_ever(
-    load: Callable[[str], Diffusion], folders: dict[str, Path], tmp_path: Path
+    load: Callable[[str], Diffusion], pipeline_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     diffusion = load("stable_diffusion")
     adapter = diffusion.attach(LoraSettings(rank=2), Seeds(1), base="the/base")
@@ -344,7 +335,7 @@ def test_the_adapter_beside_it_is_loaded_as_ever(
     pipeline = load("stable_diffusion").pipeline
     pipeline.load_lora_weights(str(tmp_path))
     assert pipeline.get_active_adapters() == ["default_0"]
-    assert load_conditioner(folders["stable_diffusion"], pipeline.unet) is None
+    assert load_conditioner(pipeline_folders["stable_diffusion"], pipeline.unet) is None
 
 
 def test_what_does_not_fit_is_refused(

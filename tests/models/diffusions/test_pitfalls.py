@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from models.diffusions import build_stable_diffusion_3, build_stable_diffusion_xl
+from models.diffusions.small_pipelines import KINDS
 from PIL import Image
 from torch import Tensor, nn
 
@@ -24,21 +23,10 @@ from skygen.models.diffusion import Diffusion
 from skygen.models.diffusions.preflight import check_autoencoder, choose_images, largest_size, probe_update
 from skygen.seeding import Seeds
 
-KINDS = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3")
-
 
 @pytest.fixture(scope="module", params=KINDS)
-def diffusion(
-    request: pytest.FixtureRequest, stable_diffusion_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Diffusion]:
-    folder = tmp_path_factory.mktemp("family") / request.param
-    if request.param == "stable_diffusion":
-        folder = stable_diffusion_folder
-    elif request.param == "stable_diffusion_xl":
-        build_stable_diffusion_xl.build(folder)
-    else:
-        build_stable_diffusion_3.build(folder)
-    yield Diffusion.load(str(folder))
+def diffusion(request: pytest.FixtureRequest, pipeline_folders: dict[str, Path]) -> Diffusion:
+    return Diffusion.load(str(pipeline_folders[request.param]))
 
 
 def stream_of(world: Path, **images: Any) -> PairStream:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from models.diffusions import build_stable_diffusion_3, build_stable_diffusion_xl
+from models.diffusions.small_pipelines import KINDS
 from PIL import Image
 
 from skygen.errors import ConfigError, UnavailableError
@@ -19,7 +19,6 @@ from skygen.models.diffusions.sampling import PREVIEW_SIDE, SamplingSettings, pr
 from skygen.models.diffusions.schedulers import SCHEDULERS, SchedulerName
 from skygen.seeding import Seeds
 
-KINDS = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3")
 PROMPTS = ["a harbor", "a dam in a forest", "", "two storage tanks", "a harbor"]
 NUMBERS = [1, 2, 3, 4, 5]
 NAMES = get_args(SchedulerName)
@@ -27,16 +26,8 @@ TABLES = [name for name in NAMES if name not in ("model", "flow_euler")]
 
 
 @pytest.fixture(scope="module")
-def folders(stable_diffusion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("sampling")
-    build_stable_diffusion_xl.build(root / "stable_diffusion_xl")
-    build_stable_diffusion_3.build(root / "stable_diffusion_3")
-    return {"stable_diffusion": stable_diffusion_folder} | {kind: root / kind for kind in KINDS[1:]}
-
-
-@pytest.fixture(scope="module")
-def models(folders: dict[str, Path]) -> dict[str, Diffusion]:
-    return {kind: Diffusion.load(str(folder)) for kind, folder in folders.items()}
+def models(pipeline_folders: dict[str, Path]) -> dict[str, Diffusion]:
+    return {kind: Diffusion.load(str(folder)) for kind, folder in pipeline_folders.items()}
 
 
 def settings(**changes: Any) -> SamplingSettings:
@@ -153,7 +144,7 @@ def test_every_scheduler_draws_a_picture_of_its_own(models: dict[str, Diffusion]
     assert np.array_equal(draw(diffusion, count=1), before)
 
 
-def test_a_scheduler_that_makes_no_sense_is_refused(models: dict[str, Diffusion], folders: dict[str, Path]) -> None:
+def test_a_scheduler_that_makes_no_sense_is_refused(models: dict[str, Diffusion], pipeline_folders: dict[str, Path]) -> None:
     flow = (
         r"^generation\.scheduler is {0}, which steps along a table of noise, and a StableDiffusion3Pipeline was trained by "
         r"flow matching; set it to flow_euler or to model\.$"
@@ -166,7 +157,7 @@ def test_a_scheduler_that_makes_no_sense_is_refused(models: dict[str, Diffusion]
     )
     with pytest.raises(ConfigError, match=r"^generation\.scheduler is flow_euler, .* predicts epsilon; set it to euler or to"):
         draw(models["stable_diffusion_xl"], count=1, scheduler="flow_euler")
-    ending = Diffusion.load(str(folders["stable_diffusion"]), objective=DiffusionSettings(zero_terminal_snr=True))
+    ending = Diffusion.load(str(pipeline_folders["stable_diffusion"]), objective=DiffusionSettings(zero_terminal_snr=True))
     with pytest.raises(ConfigError, match=r"schedule ends without signal; set it to dpm\+\+_2m or to model\.$"):
         draw(ending, count=1, scheduler="dpm++_2m_karras")
     others = [name for name in TABLES if name != "dpm++_2m_karras"]
@@ -228,9 +219,12 @@ def save_adapter(folder: Path, base: Path, seed: int, **objective: Any) -> Path:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_acts_as_strongly_as_asked(
-    models: dict[str, Diffusion], folders: dict[str, Path], kind: str, tmp_path: Path
+    models: dict[str, Diffusion], pipeline_folders: dict[str, Path], kind: str, tmp_path: Path
 ) -> None:
-    base, adapted = models[kind], Diffusion.load(str(folders[kind]), save_adapter(tmp_path / "a", folders[kind], 1))
+    base, adapted = (
+        models[kind],
+        Diffusion.load(str(pipeline_folders[kind]), save_adapter(tmp_path / "a", pipeline_folders[kind], 1)),
+    )
     whole = draw(adapted, count=1)
     trainable = [parameter.requires_grad for parameter in adapted.network.parameters()]
     half, none = (draw(adapted, count=1, lora_scale=scale) for scale in (0.5, 0.0))
@@ -238,14 +232,17 @@ def test_an_adapter_acts_as_strongly_as_asked(
     assert len({picture.tobytes() for picture in (whole, half, none)}) == 3
     assert np.array_equal(draw(adapted, count=1), whole)
     assert [parameter.requires_grad for parameter in adapted.network.parameters()] == trainable
-    weighed = Diffusion.load(str(folders[kind]), adapters=[(tmp_path / "a", 0.5)])
+    weighed = Diffusion.load(str(pipeline_folders[kind]), adapters=[(tmp_path / "a", 0.5)])
     assert np.array_equal(draw(weighed, count=1), half)
     assert weighed.adapters == ((tmp_path / "a", 0.5),)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_several_adapters_act_together(folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
-    name, one, two = str(folders[kind]), *(save_adapter(tmp_path / str(seed), folders[kind], seed) for seed in (1, 2))
+def test_several_adapters_act_together(pipeline_folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    name, one, two = (
+        str(pipeline_folders[kind]),
+        *(save_adapter(tmp_path / str(seed), pipeline_folders[kind], seed) for seed in (1, 2)),
+    )
     alone = draw(Diffusion.load(name, one), count=1)
     assert np.array_equal(draw(Diffusion.load(name, one, adapters=[(two, 0.0)]), count=1), alone)
     both = draw(Diffusion.load(name, one, adapters=[(two, 1.0)]), count=1)
@@ -255,8 +252,8 @@ def test_several_adapters_act_together(folders: dict[str, Path], kind: str, tmp_
         Diffusion.load(name, one, adapters=[(tmp_path, 1.0)])
 
 
-def test_adapters_that_do_not_go_together_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    base = folders["stable_diffusion"]
+def test_adapters_that_do_not_go_together_are_refused(pipeline_folders: dict[str, Path], tmp_path: Path) -> None:
+    base = pipeline_folders["stable_diffusion"]
     one = save_adapter(tmp_path / "one", base, 1)
     two = save_adapter(tmp_path / "two", base, 2, zero_terminal_snr=True)
     with pytest.raises(
@@ -264,7 +261,7 @@ def test_adapters_that_do_not_go_together_are_refused(folders: dict[str, Path], 
         match=r"^--model\.adapter \S+two: trained on a schedule that ends in noise, and \S+one was not; draw with one of",
     ):
         Diffusion.load(str(base), one, adapters=[(two, 1.0)])
-    foreign = save_adapter(tmp_path / "foreign", folders["stable_diffusion_3"], 1)
+    foreign = save_adapter(tmp_path / "foreign", pipeline_folders["stable_diffusion_3"], 1)
     with pytest.raises(ConfigError, match=r"trained for a StableDiffusion3Pipeline, and --model\.name \S+ is a"):
         Diffusion.load(str(base), one, adapters=[(foreign, 1.0)])
 

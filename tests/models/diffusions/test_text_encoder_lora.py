@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models.diffusions import build_stable_diffusion_3, build_stable_diffusion_xl
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -35,14 +34,6 @@ KEPT_REFUSED = (
     "--lora.text_encoders true: trained text encoders say something else at every step, and prompts cannot be kept; set it to "
     "false, or keep no prompts."
 )
-
-
-@pytest.fixture(scope="module")
-def folders(stable_diffusion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("families")
-    build_stable_diffusion_xl.build(root / "stable_diffusion_xl")
-    build_stable_diffusion_3.build(root / "stable_diffusion_3")
-    return {"stable_diffusion": stable_diffusion_folder} | {kind: root / kind for kind in list(ENCODERS)[1:]}
 
 
 @pytest.fixture(params=list(ENCODERS))
@@ -76,31 +67,33 @@ def draw(diffusion: Diffusion) -> np.ndarray[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def saved(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Any, Path]:
+def saved(pipeline_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Any, Path]:
     """What comes out here, what in a fresh process without skygen, and where the adapters are."""
     job, here = tmp_path_factory.mktemp("saved"), {}
     for kind, parts in ENCODERS.items():
-        diffusion = Diffusion.load(str(folders[kind]))
+        diffusion = Diffusion.load(str(pipeline_folders[kind]))
         attach(diffusion).save(job / kind)
         here[kind] = draw(diffusion)
         here |= {f"{kind}-{part}": say(diffusion, part) for part in parts}
-    (job / "job.json").write_text(json.dumps({kind: [str(folders[kind]), str(job / kind), "a harbor", 3] for kind in ENCODERS}))
+    (job / "job.json").write_text(
+        json.dumps({kind: [str(pipeline_folders[kind]), str(job / kind), "a harbor", 3] for kind in ENCODERS})
+    )
     subprocess.run([sys.executable, str(PROGRAM), str(job)], check=True, capture_output=True)
     return here, np.load(job / "outputs.npz"), job
 
 
 def test_pitfall_4_14_plain_diffusers_loads_the_text_encoders_too(
-    kind: str, saved: tuple[dict[str, Any], Any, Path], folders: dict[str, Path]
+    kind: str, saved: tuple[dict[str, Any], Any, Path], pipeline_folders: dict[str, Path]
 ) -> None:
     here, there, job = saved
-    base = Diffusion.load(str(folders[kind]))
+    base = Diffusion.load(str(pipeline_folders[kind]))
     assert np.array_equal(here[kind], there[kind])
     for part in ENCODERS[kind]:
         assert np.array_equal(here[f"{kind}-{part}"], there[f"{kind}-{part}"])
         assert np.abs(say(base, part) - there[f"{kind}-{part}"]).max() > 0.1
-    again = Diffusion.load(str(folders[kind]), job / kind)
+    again = Diffusion.load(str(pipeline_folders[kind]), job / kind)
     assert np.array_equal(draw(again), here[kind])
-    half = Diffusion.load(str(folders[kind]), job / kind, dtype=torch.bfloat16)
+    half = Diffusion.load(str(pipeline_folders[kind]), job / kind, dtype=torch.bfloat16)
     found = {parameter.dtype for name, parameter in half.pipeline.text_encoder.named_parameters() if "lora_" in name}
     assert found == {torch.float32}
 
@@ -115,9 +108,11 @@ def test_the_file_names_rank_and_alpha_of_every_part(kind: str, saved: tuple[dic
     assert {settings[f"{part}.r"] for part in parts} == {3}
 
 
-def test_names_of_the_denoisers_parameters_stay_and_others_begin_with_their_part(kind: str, folders: dict[str, Path]) -> None:
-    alone = attach(Diffusion.load(str(folders[kind])), LoraSettings(rank=3, targets="attention_ff"))
-    diffusion = Diffusion.load(str(folders[kind]))
+def test_names_of_the_denoisers_parameters_stay_and_others_begin_with_their_part(
+    kind: str, pipeline_folders: dict[str, Path]
+) -> None:
+    alone = attach(Diffusion.load(str(pipeline_folders[kind])), LoraSettings(rank=3, targets="attention_ff"))
+    diffusion = Diffusion.load(str(pipeline_folders[kind]))
     both = attach(diffusion)
     named = list(both.parameters)
     assert named[: len(alone.parameters)] == list(alone.parameters)
@@ -129,8 +124,8 @@ def test_names_of_the_denoisers_parameters_stay_and_others_begin_with_their_part
         assert not any("lora_" in name for name, _ in diffusion.pipeline.text_encoder_3.named_parameters())
 
 
-def test_a_step_moves_the_text_encoders_and_sampling_leaves_their_mode(kind: str, folders: dict[str, Path]) -> None:
-    diffusion = Diffusion.load(str(folders[kind]))
+def test_a_step_moves_the_text_encoders_and_sampling_leaves_their_mode(kind: str, pipeline_folders: dict[str, Path]) -> None:
+    diffusion = Diffusion.load(str(pipeline_folders[kind]))
     adapter = attach(diffusion)
     diffusion.network.train()
     diffusion.loss(batch(diffusion), Seeds(1).generator("noise")).mean().backward()
@@ -150,24 +145,24 @@ def test_a_step_moves_the_text_encoders_and_sampling_leaves_their_mode(kind: str
 
 
 def test_training_goes_on_from_a_saved_adapter(
-    kind: str, saved: tuple[dict[str, Any], Any, Path], folders: dict[str, Path]
+    kind: str, saved: tuple[dict[str, Any], Any, Path], pipeline_folders: dict[str, Path]
 ) -> None:
-    diffusion = Diffusion.load(str(folders[kind]))
+    diffusion = Diffusion.load(str(pipeline_folders[kind]))
     diffusion.attach(SETTINGS, Seeds(9)).start_from(saved[2] / kind, "the/base")
     assert np.array_equal(draw(diffusion), saved[0][kind])
-    alone = Diffusion.load(str(folders[kind])).attach(LoraSettings(rank=3, targets="attention_ff"), Seeds(9))
+    alone = Diffusion.load(str(pipeline_folders[kind])).attach(LoraSettings(rank=3, targets="attention_ff"), Seeds(9))
     with pytest.raises(
         ConfigError, match=r"than --lora\.targets, --lora\.rank, --lora\.use_dora and --lora\.text_encoders say;"
     ):
         alone.start_from(saved[2] / kind, "the/base")
 
 
-def test_prompts_cannot_be_kept_of_what_is_trained(folders: dict[str, Path]) -> None:
+def test_prompts_cannot_be_kept_of_what_is_trained(pipeline_folders: dict[str, Path]) -> None:
     class Kept:
         def read(self, prompts: Any) -> Conditioning:
             raise AssertionError
 
-    diffusion = Diffusion.load(str(folders["stable_diffusion"]))
+    diffusion = Diffusion.load(str(pipeline_folders["stable_diffusion"]))
     diffusion.prompts = Kept()
     attach(diffusion)
     refused = 0
@@ -195,11 +190,11 @@ def test_settings_that_cannot_go_together_are_refused() -> None:
 
 
 def test_it_is_exported_for_other_programs(
-    saved: tuple[dict[str, Any], Any, Path], folders: dict[str, Path], tmp_path: Path
+    saved: tuple[dict[str, Any], Any, Path], pipeline_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     seen = {}
     for kind in ("stable_diffusion", "stable_diffusion_xl"):
-        done = export_lora(saved[2] / kind, "kohya", tmp_path / f"{kind}.safetensors", base=str(folders[kind]))
+        done = export_lora(saved[2] / kind, "kohya", tmp_path / f"{kind}.safetensors", base=str(pipeline_folders[kind]))
         assert done.difference <= 1e-4 < 0.01 < done.effect
         seen[kind] = {name.split("_")[1] for name in load_file(done.path)}
     assert seen == {"stable_diffusion": {"unet", "te"}, "stable_diffusion_xl": {"unet", "te1", "te2"}}
@@ -207,7 +202,7 @@ def test_it_is_exported_for_other_programs(
 
 @pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters:RuntimeWarning")
 def test_pain_4_a_file_that_diffusers_loads_in_part_is_refused(
-    saved: tuple[dict[str, Any], Any, Path], folders: dict[str, Path], tmp_path: Path
+    saved: tuple[dict[str, Any], Any, Path], pipeline_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     """Two kinds of names in one file: the loader looks at the first key, and leaves the other kind out with a warning."""
     tensors = load_file(saved[2] / "stable_diffusion" / WEIGHTS_FILE)
@@ -224,4 +219,4 @@ def test_pain_4_a_file_that_diffusers_loads_in_part_is_refused(
         r"give the base that it was trained on, or a file with the names of diffusers alone\.$"
     )
     with pytest.raises(ConfigError, match=sentence):
-        Diffusion.load(str(folders["stable_diffusion"]), tmp_path)
+        Diffusion.load(str(pipeline_folders["stable_diffusion"]), tmp_path)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models.diffusions import build_stable_diffusion_3, build_stable_diffusion_xl
+from models.diffusions.small_pipelines import KINDS
 from torch import nn
 
 from skygen.data.batch import Batch
@@ -21,21 +21,12 @@ from skygen.models.diffusions.family import Conditioning, PromptSource
 from skygen.models.diffusions.frozen import LatentEncoder
 from skygen.seeding import Seeds
 
-KINDS = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3")
 PROMPTS = ("two storage tanks", "")
 
 
-@pytest.fixture(scope="module")
-def folders(stable_diffusion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("families")
-    build_stable_diffusion_xl.build(root / "stable_diffusion_xl")
-    build_stable_diffusion_3.build(root / "stable_diffusion_3")
-    return {"stable_diffusion": stable_diffusion_folder} | {kind: root / kind for kind in KINDS[1:]}
-
-
 @pytest.fixture(params=KINDS)
-def folder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
-    return folders[request.param]
+def folder(request: pytest.FixtureRequest, pipeline_folders: dict[str, Path]) -> Path:
+    return pipeline_folders[request.param]
 
 
 def batch(diffusion: Diffusion, height: int = 0) -> Batch:
@@ -121,8 +112,8 @@ def test_pictures_are_the_pipelines_own_bit_for_bit(folder: Path) -> None:
     assert all(np.array_equal(np.asarray(one), np.asarray(other)) for one, other in zip(own, drawn, strict=True))
 
 
-def test_a_whole_model_in_half_precision_is_not_trained(folders: dict[str, Path]) -> None:
-    diffusion = Diffusion.load(str(folders["stable_diffusion"]), dtype=torch.bfloat16)
+def test_a_whole_model_in_half_precision_is_not_trained(pipeline_folders: dict[str, Path]) -> None:
+    diffusion = Diffusion.load(str(pipeline_folders["stable_diffusion"]), dtype=torch.bfloat16)
     with pytest.raises(ConfigError) as caught:
         diffusion.attach(LoraSettings(rank=0), Seeds(0))
     assert str(caught.value) == (
@@ -130,8 +121,8 @@ def test_a_whole_model_in_half_precision_is_not_trained(folders: dict[str, Path]
     )
 
 
-def test_settings_name_precision_and_checkpointing(folders: dict[str, Path]) -> None:
-    settings = DiffusionModelSettings(str(folders["stable_diffusion"]), dtype="bfloat16", gradient_checkpointing=True)
+def test_settings_name_precision_and_checkpointing(pipeline_folders: dict[str, Path]) -> None:
+    settings = DiffusionModelSettings(str(pipeline_folders["stable_diffusion"]), dtype="bfloat16", gradient_checkpointing=True)
     diffusion = Diffusion.of(settings)
     assert (diffusion.network.dtype, diffusion.network.is_gradient_checkpointing) == (torch.bfloat16, True)
     plain = Diffusion.of(replace(settings, dtype="float32", gradient_checkpointing=False))
@@ -219,10 +210,10 @@ def test_kept_prompts_give_the_loss_of_encoded_ones_and_the_encoders_rest(folder
     assert not torch.equal(dropped[0], expected)
 
 
-def test_pitfall_4_17_the_sizes_of_a_batch_reach_the_denoiser_in_float32(folders: dict[str, Path]) -> None:
+def test_pitfall_4_17_the_sizes_of_a_batch_reach_the_denoiser_in_float32(pipeline_folders: dict[str, Path]) -> None:
     sizes = torch.tensor([[1023, 769, 3, 257, 32, 32], [511, 700, 0, 0, 32, 32]], dtype=torch.float32)
     for dtype in (torch.float32, torch.bfloat16):
-        diffusion = Diffusion.load(str(folders["stable_diffusion_xl"]), dtype=dtype)
+        diffusion = Diffusion.load(str(pipeline_folders["stable_diffusion_xl"]), dtype=dtype)
         seen: list[torch.Tensor] = []
         diffusion.network.register_forward_pre_hook(
             lambda _, __, given, seen=seen: seen.append(given["added_cond_kwargs"]["time_ids"]), with_kwargs=True
@@ -233,13 +224,13 @@ def test_pitfall_4_17_the_sizes_of_a_batch_reach_the_denoiser_in_float32(folders
         assert torch.equal(seen[0], sizes)
         assert not torch.equal(told, loss_of(diffusion))
     for kind in ("stable_diffusion", "stable_diffusion_3"):  # which read none
-        diffusion = Diffusion.load(str(folders[kind]))
+        diffusion = Diffusion.load(str(pipeline_folders[kind]))
         assert torch.equal(loss_of(diffusion, replace(batch(diffusion), sizes=sizes)), loss_of(diffusion))
 
 
 @pytest.mark.parametrize(("kind", "step"), [(KINDS[0], 16), (KINDS[1], 4), (KINDS[2], 4)])
-def test_sides_are_multiples_of_what_the_networks_halve(kind: str, step: int, folders: dict[str, Path]) -> None:
-    diffusion = Diffusion.load(str(folders[kind]))
+def test_sides_are_multiples_of_what_the_networks_halve(kind: str, step: int, pipeline_folders: dict[str, Path]) -> None:
+    diffusion = Diffusion.load(str(pipeline_folders[kind]))
     assert diffusion.size_step == diffusion.family.size_step == step
     assert diffusion.resolution % step == 0
     assert loss_of(diffusion, batch(diffusion, height=diffusion.resolution - step)).shape == (2,)
@@ -298,8 +289,8 @@ def test_text_encoders_wait_on_the_cpu_and_come_back_when_asked(folder: Path, mo
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own parts
-def test_pitfall_4_8_a_compiled_denoiser_saves_the_same_names(folders: dict[str, Path], tmp_path: Path) -> None:
-    diffusion = Diffusion.load(str(folders["stable_diffusion_3"]))
+def test_pitfall_4_8_a_compiled_denoiser_saves_the_same_names(pipeline_folders: dict[str, Path], tmp_path: Path) -> None:
+    diffusion = Diffusion.load(str(pipeline_folders["stable_diffusion_3"]))
     trained = diffusion.attach(LoraSettings(rank=2), Seeds(1))
     names, picture = list(trained.parameters), draw(diffusion)
     expected = gradient(diffusion, trained.parameters)
