@@ -1,4 +1,4 @@
-"""Tables of scores as Parquet, whose pages have checksums that are compared whenever they are read."""
+"""Tables of scores as Parquet, with a seal among what a file says of itself."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from skygen.evaluation.seals import BLANK, check_seal, seal
 from skygen.storage import writing
 
 
 def write_parquet(path: Path, blocks: Iterable[pa.Table]) -> None:
-    """Write a table, a block at a time; other programs may pass over the checksums.
+    """Write a table, a block at a time.
 
     Args:
         path: of the file.
-        blocks: at least one, all of one schema.
+        blocks: all of one schema.
 
     Raises:
         StorageError: the disk is full or refuses.
@@ -24,17 +25,21 @@ def write_parquet(path: Path, blocks: Iterable[pa.Table]) -> None:
     writer: pq.ParquetWriter | None = None
     with writing(path) as temporary:
         for block in blocks:
-            writer = writer or pq.ParquetWriter(temporary, block.schema, compression="zstd", write_page_checksum=True)
+            writer = writer or pq.ParquetWriter(temporary, block.schema, compression="zstd")
             writer.write_table(block)
         if writer is not None:
+            writer.add_key_value_metadata({"skygen": BLANK.decode()})
             writer.close()
+            seal(temporary)
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a table; what a flipped bit has made of its values raises when they are read.
+    """Open a table that is what was written.
 
     Raises:
-        OSError: it is not there, or no Parquet; from the methods of what is returned too.
+        OSError: it is not there, or no Parquet; where an earlier version wrote it, so may what is read of it.
         pyarrow.ArrowException: the same.
+        StorageError: its bytes are not those that were written.
     """
-    return pq.ParquetFile(path, page_checksum_verification=True)
+    check_seal(path)
+    return pq.ParquetFile(path)

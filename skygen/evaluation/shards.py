@@ -7,25 +7,22 @@ any number of processes can share them out.
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import final
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from skygen.errors import DataError, StorageError
+from skygen.errors import DataError
+from skygen.evaluation.seals import BLANK, check_seal, seal
 from skygen.signals import wait_until
 from skygen.storage import writing
 
 ROWS = 4096
 """In a file: 8 MB of 512 float32 values each."""
-SEAL = b"crc32:"
-"""Behind the array, where nobody looks who maps a file, followed by the CRC-32 of all that is before, little-endian."""
-
 Progress = Callable[[int, int], None]
 
 
@@ -79,9 +76,10 @@ class EmbeddingShards:
             raise ValueError(f"file {number} of {self.folder} has {len(self.span(number))} rows, not {len(embeddings)}")
         content = io.BytesIO()  # numpy does not say why a disk refuses
         np.save(content, embeddings, allow_pickle=False)
-        content.write(SEAL + zlib.crc32(content.getbuffer()).to_bytes(4, "little"))
+        content.write(BLANK)  # behind the array, where nobody looks who maps the file
         with writing(self._path(number)) as temporary:
             temporary.write_bytes(content.getbuffer())
+            seal(temporary)
 
     def map(self, number: int) -> Float[np.ndarray, "rows dimension"]:
         """Map one file, which is read through once in a process: what a flipped bit has made of it is not used.
@@ -145,6 +143,7 @@ def _name(path: Path) -> str:
 def _open(path: Path) -> Float[np.ndarray, "rows dimension"]:
     """Map a file, and see that it is what was written."""
     try:
+        check_seal(path)
         block = _map(path, path.stat().st_mtime_ns)
         if block.ndim != 2:
             raise ValueError(f"{block.ndim} axes instead of 2")
@@ -157,16 +156,5 @@ def _open(path: Path) -> Float[np.ndarray, "rows dimension"]:
 
 @lru_cache(maxsize=128)
 def _map(path: Path, modified: int) -> Float[np.ndarray, "rows dimension"]:
-    _check(path, modified)
     mapped: Float[np.ndarray, "rows dimension"] = np.load(path, mmap_mode="r", allow_pickle=False)
     return mapped
-
-
-@cache  # of a million rows there are 250 files
-def _check(path: Path, modified: int) -> None:
-    """Hold a file against its seal; what an earlier version has written has none."""
-    content = np.memmap(path, np.uint8, "r")
-    end = len(content) - len(SEAL) - 4
-    sealed, digest = content[end : end + len(SEAL)].tobytes() == SEAL, content[-4:].tobytes()
-    if sealed and zlib.crc32(content[:end].data) != int.from_bytes(digest, "little"):
-        raise StorageError(f"{path}: its bytes are not those that were written; delete it, and run again what made it.")

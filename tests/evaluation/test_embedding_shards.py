@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from skygen.errors import StorageError
-from skygen.evaluation.shards import ROWS, SEAL, EmbeddingShards
+from skygen.evaluation.seals import BLANK
+from skygen.evaluation.shards import ROWS, EmbeddingShards
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_other_programs_read_a_file_and_one_without_a_seal_is_read(filled: Embed
 def test_a_damaged_file_is_named_whenever_it_is_read(filled: EmbeddingShards) -> None:
     path = filled.folder / "000001.npy"
     content = bytearray(path.read_bytes())
-    content[-len(SEAL) - 5] ^= 1  # of the last value
+    content[-len(BLANK) - 1] ^= 1  # of the last value
     path.write_bytes(content)
     for _ in range(2):
         with pytest.raises(StorageError) as caught:

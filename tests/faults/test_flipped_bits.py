@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 import torch
 from faults.amounts import amount
@@ -21,7 +20,7 @@ from faults.programs import World, finetune_captioner, finetune_diffusion, gener
 from faults.readers import make_embedded
 
 from skygen.checkpoints import Checkpoint, Checkpoints
-from skygen.errors import DataError, StorageError
+from skygen.errors import StorageError
 from skygen.evaluation.search.embedded_set import open_run
 from skygen.models.adapter_files import HASHED, read_about, write_about
 from skygen.seeding import Seeds
@@ -124,7 +123,7 @@ def test_a_flipped_bit_in_an_adapter_is_found_where_it_is_loaded(name: str, tmp_
 
 
 def test_a_flipped_bit_in_embeddings_or_scores_is_found_or_changes_nothing(tmp_path: Path, figures: Figures) -> None:
-    """What is in no checksum, such as the statistics in a Parquet file's footer, is not read."""
+    """Where the bit is one of the seal itself, the values are right."""
     draw = Seeds(8).numpy("flips")
     shard, scores, _ = make_embedded(tmp_path)
 
@@ -135,18 +134,18 @@ def test_a_flipped_bit_in_embeddings_or_scores_is_found_or_changes_nothing(tmp_p
         return found.embeddings.take(rows).tolist(), found.show(rows), found.kept().tolist()
 
     whole, moment = read(), 0
-    for path, least in ((shard, 0.97), (scores, 0.3)):
+    for path in (shard, scores):
         detected = 0
         for _ in range(FLIPS):
             put_back = flip(path, draw)
             os.utime(path, ns=(moment := moment + 1, moment))  # a file's date tells a new one, and a disk's clock is coarse
             try:
                 assert read() == whole
-            except (StorageError, DataError) as error:
-                assert str(path) in str(error) or f"{path.parent}: file 0 " in str(error)
+            except StorageError as error:
+                assert str(error).startswith(f"{path}: its bytes are not those that were written; ")
                 detected += 1
             put_back()
-        assert detected >= least * FLIPS
+        assert detected > 0.95 * FLIPS
         figures(f"flipped bits: {path.suffix} of embeddings and scores", flips=FLIPS, detected=detected, values_changed=0)
 
 
@@ -159,18 +158,14 @@ def test_a_search_names_the_damaged_file_and_the_same_command_makes_it_again(
     (shard,), (part,) = (run / "embeddings").glob("*.npy"), (run / "parts" / "scores").glob("*.parquet")
     flip(shard, draw)
     said = forks.run(["skygen", "search", str(run), "--text", "a bridge"], StorageError.exit_code)
-    sentence = f"{shard}: its bytes are not those that were written; delete it, and run again what made it."
-    assert said.splitlines()[-1] == f"skygen: {sentence}"
+    sentence = "its bytes are not those that were written; delete it, and run again what made it."
+    assert said.splitlines()[-1] == f"skygen: {shard}: {sentence}"
     shard.unlink()
     forks.run(words)
     require_same(expected, contents(run))
-    similarity = pyarrow.parquet.read_metadata(part).row_group(0).column(2)
-    assert similarity.path_in_schema == "similarity:captions"
-    content = bytearray(part.read_bytes())
-    content[similarity.dictionary_page_offset + similarity.total_compressed_size - 1] ^= 1  # its last value
-    part.write_bytes(content)
+    flip(part, draw)
     said = forks.run(words, StorageError.exit_code)
-    assert f"skygen: {part}: its bytes are not those that were written (" in said
+    assert f"skygen: {part}: {sentence}" in said
     part.unlink()
     forks.run(words)
     require_same(expected, contents(run))

@@ -231,8 +231,7 @@ def _read(shard: Path, columns: Sequence[str]) -> pa.Table:
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise StorageError(
-            f"{shard}: its bytes are not those that were written ({reason}); delete it, and the same command scores "
-            "its pairs again."
+            f"{shard}: cannot be read ({reason}); delete it, and the same command scores its pairs again."
         ) from error
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import yaml
 
 from skygen.data.archives import is_there
+from skygen.errors import StorageError
 from skygen.evaluation.parquet_files import open_parquet
 from skygen.evaluation.scores import Score, from_metrics
 
@@ -240,7 +241,7 @@ class RunRecord:
             table = open_parquet(path).read(columns=list(columns))
             if tuple(table.column_names) != columns:
                 raise pa.ArrowInvalid("columns are missing")
-        except (pa.ArrowException, OSError, KeyError) as error:
+        except (pa.ArrowException, OSError, KeyError, StorageError) as error:
             self.notes.append(f"{name} cannot be read ({type(error).__name__}) and was left out.")
             return None
         whole = table.drop_null()

@@ -11,6 +11,7 @@ import pyarrow as pa
 from jaxtyping import Float
 from markupsafe import Markup
 
+from skygen.errors import StorageError
 from skygen.evaluation.parquet_files import open_parquet
 from skygen.evaluation.reports.figures import draw_curve, draw_distributions, draw_similarities
 from skygen.evaluation.reports.records import (
@@ -111,7 +112,7 @@ def read_mismatched(record: RunRecord) -> Float[np.ndarray, " others"] | None:
     """Read the cosines of images with captions of others; None where a run has none."""
     try:
         table = open_parquet(record.folder / SCORES).read(columns=["mismatched"])
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, StorageError):
         return None
     values = table.column("mismatched").to_numpy().astype(np.float64) if table.num_columns else np.zeros(0)
     return values[np.isfinite(values)]
