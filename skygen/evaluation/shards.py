@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import final
 
 import numpy as np
@@ -149,7 +150,7 @@ def _open(path: Path) -> Float[np.ndarray, "rows dimension"]:
             raise ValueError(f"{block.ndim} axes instead of 2")
     except FileNotFoundError as error:
         raise DataError(f"{_name(path)} is missing; run again what made them, which goes on where it stopped.") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # numpy parses the header as Python
         raise DataError(f"{_name(path)} cannot be read ({error}); delete it, and run again what made it.") from error
     return block
 

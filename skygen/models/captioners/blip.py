@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from skygen.errors import ConfigError
-from skygen.models.captioners.family import IGNORED, CaptionTokens
+from skygen.models.captioners.family import CaptionTokens
 from skygen.models.captioners.pixels import PixelStatistics, require_whole_patches
-from skygen.models.captioners.prompted import load_processor
+from skygen.models.captioners.prompted import continue_prompt, load_processor, spell
 
 TEXT_DECODER = r"text_decoder\..*\.(query|key|value|attention\.output\.dense|intermediate\.dense|output\.dense)"
 WORD_HEAD = r"text_decoder\.cls\.predictions\.(transform\.dense|decoder)"  # without it, words new to the base stay unlikely
@@ -90,13 +90,9 @@ class Blip:
 
     def tokenize(self, captions: Sequence[str], max_length: int) -> CaptionTokens:
         """Begin every caption with the decoder's start token, from which generation starts too, and not with BERT's."""
-        tokens = self.processor.tokenizer(
-            list(captions), padding=True, truncation=True, max_length=max_length, return_tensors="pt"
-        )
-        inputs = tokens.input_ids.clone()
-        inputs[:, 0] = self.network.config.text_config.bos_token_id
-        targets = inputs.masked_fill(tokens.attention_mask == 0, IGNORED)[:, 1:]
-        return CaptionTokens(inputs[:, :-1], tokens.attention_mask[:, :-1], targets)
+        tokenizer, start = self.processor.tokenizer, int(self.network.config.text_config.bos_token_id)
+        room = max_length - 1  # the start token counts
+        return continue_prompt((start,), spell(tokenizer, captions), tokenizer.sep_token_id, room, tokenizer.pad_token_id)
 
     def logits(
         self, image: Float[Tensor, "batch places channels"], tokens: CaptionTokens

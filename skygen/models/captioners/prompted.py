@@ -28,8 +28,8 @@ def load_processor(kind: Any, source: str) -> Any:
         processor = kind.from_pretrained(source)
     except (ValueError, AttributeError) as error:  # transformers finds nothing to build a tokenizer from
         raise UnavailableError(missing) from error
-    known = set(processor.tokenizer("a", add_special_tokens=False).input_ids) - {processor.tokenizer.unk_token_id}
-    if not known:  # transformers has made up an empty one
+    letter = processor.tokenizer("a", add_special_tokens=False).input_ids
+    if processor.tokenizer.decode(letter, skip_special_tokens=True).strip() != "a":  # transformers has made up an empty one
         raise UnavailableError(missing)
     return processor
 
@@ -39,7 +39,9 @@ def spell(tokenizer: Any, captions: Sequence[str]) -> list[list[int]]:
     if not captions:
         return []
     spelled: list[list[int]] = tokenizer(list(captions), add_special_tokens=False, split_special_tokens=True).input_ids
-    return spelled
+    # T5's has its end among the pieces that it splits words into; what no word is made of is left in
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    return [[token for token in tokens if token not in special] for tokens in spelled]
 
 
 def continue_prompt(
