@@ -42,7 +42,7 @@ def test_the_loss_is_the_networks_own(asked: Captioner) -> None:
     found = losses(asked, EQUAL)
     with torch.no_grad():
         expected = asked.network(**own_inputs(asked, EQUAL)).loss
-    assert float(found.mean()) == pytest.approx(float(expected), rel=2e-6)
+    assert float(found.mean()) == pytest.approx(float(expected), rel=2e-5)
 
 
 @pytest.mark.parametrize(("kind", "prompt", "side"), ASKED + OTHER_SIZES)
@@ -61,7 +61,7 @@ def test_the_logits_are_the_networks_own_with_padding_too(asked: Captioner) -> N
     expected = expected[:, before + tokens.prompt_length :][:, : found.shape[1]]
     predicting = predicting[:, tokens.prompt_length :]
     apart = (found - expected)[predicting].abs().max()
-    assert apart < 5e-6 * expected[predicting].abs().max()  # of T5's, which reach 40, the fourth decimal is rounded
+    assert apart < 5e-5 * expected[predicting].abs().max()  # of T5's, which reach 40, the fourth decimal is rounded
     assert (found - other)[predicting].abs().max() > 0.01  # the image matters
 
 
