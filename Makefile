@@ -23,7 +23,7 @@ test: lint  ## ruff, mypy, the fast tests, then the slow ones
 	$(offline) $(pytest) -m "not slow"
 	$(offline) $(pytest) -m slow
 
-faults: $(installed)  ## kills, signals, full disks, flipped bits, damaged files and configs, many of each: 20 minutes
+faults: $(installed)  ## kills, signals, full disks, flipped bits, damaged files and configs, many of each: up to an hour
 	$(offline) SKYGEN_FAULTS=long $(pytest) tests/faults
 
 lint: $(installed)  ## ruff and mypy alone

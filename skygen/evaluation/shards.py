@@ -24,6 +24,7 @@ from skygen.storage import writing
 
 ROWS = 4096
 """In a file: 8 MB of 512 float32 values each."""
+
 Progress = Callable[[int, int], None]
 
 
